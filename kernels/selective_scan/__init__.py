@@ -1,0 +1,5 @@
+"""Selective scan (Gu & Dao 2023, arXiv:2312.00752): one op, several implementations."""
+
+from kernels.selective_scan.api import selective_scan
+
+__all__ = ["selective_scan"]

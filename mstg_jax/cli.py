@@ -1,0 +1,116 @@
+"""The command lines of train.py and sample.py; nothing here imports jax."""
+
+import sys
+from argparse import ArgumentParser
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import tyro
+
+from mstg_jax import runs
+from mstg_jax.config import PRESETS, Config, SettingsError, check, differences
+
+# What may change when a run is continued; everything else would make it another run.
+RESUMABLE = (
+    "run",
+    "resume",
+    "data.root",
+    "data.cache",
+    "train.steps",
+    "train.validate_every",
+    "train.validate_patients",
+    "train.save_every",
+    "train.keep",
+    "train.log_every",
+    "train.distributed",
+)
+
+
+def parse_train(argv: Sequence[str]) -> Config:
+    """`[PRESET] [--flags]`; with --resume the flags start from the run's own settings."""
+    args = list(argv)
+    if "--resume" in args:
+        config = _resumed(args)
+    else:
+        if not args or (args[0].startswith("-") and args[0] not in ("-h", "--help")):
+            args.insert(0, "demo")
+        config = tyro.extras.overridable_config_cli(
+            PRESETS, args=args, prog="train.py", description=_DESCRIPTION
+        )
+    try:
+        check(config)
+    except SettingsError as error:
+        sys.exit(f"train.py: {error}")
+    return config
+
+
+_DESCRIPTION = (
+    "Train a method. Presets: demo (default), acdc-small, paper, ddm, direct, and a -tiny twin of "
+    "each; `train.py PRESET --help` lists the flags. `train.py --resume [--run DIR]` continues."
+)
+
+
+def _resumed(args: list[str]) -> Config:
+    before = ArgumentParser(add_help=False)
+    before.add_argument("--run")
+    known, _ = before.parse_known_args(args)
+    try:
+        folder = runs.find(known.run)
+        stored = runs.read_config(folder)
+    except (FileNotFoundError, ValueError) as error:
+        sys.exit(f"train.py --resume: {error}")
+    if args and args[0] in PRESETS:
+        args = args[1:]  # the run has its settings; the preset it began with is harmless
+    default = replace(stored, run=str(folder))
+    config = tyro.cli(Config, default=default, args=args, prog="train.py --resume")
+    changed = [d for d in differences(stored, config) if d.split(":")[0] not in RESUMABLE]
+    if changed:
+        sys.exit(
+            f"train.py --resume: {folder} was trained with other settings ({'; '.join(changed)}); "
+            "leave those flags out, or start a new run"
+        )
+    return replace(config, run=str(Path(folder)))
+
+
+@dataclass(frozen=True)
+class SampleData:
+    root: str | None = None
+    """Folder in the ACDC layout; by default the data that the run was trained on."""
+
+
+@dataclass(frozen=True)
+class SampleConfig:
+    run: str | None = None
+    """Folder of the run; by default the newest one below runs/."""
+    data: SampleData = field(default_factory=SampleData)
+    patient: tuple[str, ...] = ()
+    """Patients by their folder names; by default the run's validation patients."""
+    ed: Path | None = None
+    """A 3D NIfTI file at end-diastole, with --es, instead of patients from a folder."""
+    es: Path | None = None
+    frames: int | None = None
+    """Frames from ED to ES; by default as many as the patient has. Metrics need the default."""
+    out: Path | None = None
+    """Folder for the results; by default samples/<run>."""
+    labels: bool = False
+    """Also write ED's labels warped to every frame."""
+    flow: bool = False
+    """Also write the displacement fields."""
+    seed: int = 0
+
+
+def parse_sample(argv: Sequence[str]) -> SampleConfig:
+    config = tyro.cli(
+        SampleConfig,
+        args=argv,
+        prog="sample.py",
+        description="Generate the frames from ED to ES: NIfTI, GIF, PNG and metrics per patient.",
+    )
+    if (config.ed is None) != (config.es is None):
+        sys.exit("sample.py: --ed and --es go together: one 3D NIfTI file each")
+    if config.ed is not None and (config.patient or config.data.root):
+        sys.exit("sample.py: --ed and --es name the patient; leave --patient and --data.root out")
+    if config.frames is not None and config.frames < 2:
+        sys.exit(f"sample.py: --frames is {config.frames}, but ED and ES alone make 2")
+    return config

@@ -1,0 +1,280 @@
+"""Every setting of a run as frozen dataclasses, and the presets.
+
+Standard library only, so that --help is instant.
+"""
+
+import json
+from dataclasses import MISSING, asdict, dataclass, field, fields, is_dataclass, replace
+from typing import Any, Literal
+
+MethodName = Literal["mstg", "ddm", "direct", "copy", "blend"]
+Order = Literal["raster", "zigzag", "hilbert", "triaxis"]
+BranchName = Literal["spatial", "temporal"]
+
+
+class SettingsError(ValueError):
+    """Settings that cannot work, alone or together; the message says what would."""
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """Where the volumes come from and the grid that they are brought to."""
+
+    root: str | None = None
+    """Folder in the ACDC layout. Without it a beating-heart phantom is written and used."""
+    skip_bad: bool = False
+    """Leave broken patients out and print them, instead of stopping before the first step."""
+    cache: str = "~/.cache/mstg_jax"
+    """Folder for preprocessed volumes and for the phantom."""
+    spacing: tuple[float, float, float] = (3.15, 1.5, 1.5)
+    """Voxel size of the model's grid, mm, as (d, h, w)."""
+    size: tuple[int, int, int] = (32, 128, 128)
+    """Voxels of the model's grid as (d, h, w); multiples of 16 with the default networks."""
+    crop: Literal["centre", "heart"] = "centre"
+    """What the crop is centred on: the image, or the heart (its labels, else what moves)."""
+    validation: float = 0.1
+    """Share of the patients held out when the folder has no testing/ part."""
+    augment: bool = True
+    """DDM's augmentation: in-plane flips and transpose, each with probability 0.5."""
+    phantom_patients: tuple[int, int] = (40, 10)
+    """Phantom patients for training and for validation."""
+    phantom_size: tuple[int, int, int] = (10, 96, 96)
+    """Native voxels (slices, h, w) of the phantom's files."""
+    phantom_seed: int = 0
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """The denoiser and the deformation network; each item is an ablation."""
+
+    channels: tuple[int, ...] = (8, 16, 32, 32)
+    """Channels of the stages, from full resolution down."""
+    depth: int = 1
+    """Modules per encoder stage; the decoder has one more per stage."""
+    mixer: Literal["mamba", "attention", "none"] = "mamba"
+    """Global mixer inside the MSTG module; `none` leaves DDM's residual block."""
+    mixer_stages: tuple[int, ...] = (0, 1, 2, 3)
+    """Stages that carry the mixer; the middle counts as the last stage."""
+    branches: tuple[BranchName, ...] = ("spatial", "temporal")
+    spatial_order: Order = "raster"
+    temporal_order: Order = "raster"
+    bidirectional: bool = True
+    d_state: int = 16
+    expand: int = 2
+    d_conv: int = 4
+    branch_attention: bool = True
+    """Squeeze-and-excite of each branch's channels before its scan."""
+    gate: bool = True
+    """Fuse the branches as sigmoid(Linear(x)) * x; without it they are concatenated."""
+    linear: bool = True
+    """The linear layer after the fusion."""
+    residual: bool = True
+    """Add the local features to the module's output."""
+    skips: bool = True
+    """Skip connections from encoder to decoder."""
+    pooling: Literal["conv", "average", "max"] = "conv"
+    """Downsampling between the stages."""
+    groups: int = 4
+    heads: int = 4
+    time_dim: int = 8
+    deformation_channels: tuple[int, ...] = (16, 32, 32, 32, 32)
+    """Encoder channels of the deformation network; the first at full resolution."""
+    scan: Literal["sequential", "associative", "reference"] | None = None
+    """Implementation of the selective scan; None chooses by platform."""
+    remat: bool = False
+    """Recompute each module in the backward pass: less memory, more time."""
+
+
+@dataclass(frozen=True)
+class DiffusionConfig:
+    schedule: Literal["linear", "cosine", "quad", "warmup10", "warmup50", "const", "jsd"] = "linear"
+    beta_start: float = 1e-6
+    beta_end: float = 1e-2
+    steps: int = 2000
+    ncc_weight: float = 20.0
+    smooth_weight: float = 20.0
+    prediction: Literal["eps", "x0", "v"] = "eps"
+    """What the denoiser predicts (method `direct`)."""
+    frames: int = 4
+    """Frames that are denoised together, training and sampling (method `direct`)."""
+    sampler: Literal["ddpm", "ddim"] = "ddim"
+    sampler_steps: int = 50
+    """Reverse steps of the sampler (method `direct`); ddpm wants all of `steps`."""
+
+
+@dataclass(frozen=True)
+class OptimConfig:
+    learning_rate: float = 1e-4
+    betas: tuple[float, float] = (0.5, 0.999)
+    warmup: int = 0
+    """Steps of linear warm-up."""
+    decay: Literal["constant", "cosine"] = "constant"
+    clip: float = 0.0
+    """Largest global gradient norm; 0 leaves gradients as they are."""
+    ema: float = 0.999
+    """Decay of the averaged weights that validation and sampling use; 0 turns the average off."""
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    steps: int = 72_000
+    batch: int = 1
+    """Patients per step over all devices."""
+    seed: int = 0
+    validate_every: int = 1000
+    validate_patients: int = 4
+    """Held-out patients per validation."""
+    save_every: int = 500
+    keep: int = 3
+    """Checkpoints kept."""
+    log_every: int = 10
+    distributed: bool = False
+    """Join the other processes of a cluster or TPU pod before anything else."""
+
+
+@dataclass(frozen=True)
+class Config:
+    method: MethodName = "mstg"
+    data: DataConfig = field(default_factory=DataConfig)
+    model: ModelConfig = field(default_factory=ModelConfig)
+    diffusion: DiffusionConfig = field(default_factory=DiffusionConfig)
+    optim: OptimConfig = field(default_factory=OptimConfig)
+    train: TrainConfig = field(default_factory=TrainConfig)
+    run: str | None = None
+    """Folder of the run; by default runs/<preset>-<date and time>."""
+    resume: bool = False
+    """Continue the run (--run, else the newest) from its last checkpoint, exactly."""
+
+
+def check(config: Config) -> None:
+    """Raises SettingsError on settings that cannot work together, before anything is read or built."""
+    data, model, train = config.data, config.model, config.train
+    halvings = len(model.channels) - 1
+    if config.method in ("mstg", "ddm"):
+        halvings = max(halvings, len(model.deformation_channels) - 1)
+    if any(n <= 0 or n % 2**halvings for n in data.size):
+        raise SettingsError(
+            f"data.size is {data.size}, but the networks halve it {halvings} times: "
+            f"each of d, h, w must be a multiple of {2**halvings}"
+        )
+    positive = {
+        "data.spacing": min(data.spacing),
+        "train.steps": train.steps,
+        "train.batch": train.batch,
+        "train.validate_every": train.validate_every,
+        "train.validate_patients": train.validate_patients,
+        "train.save_every": train.save_every,
+        "train.keep": train.keep,
+        "train.log_every": train.log_every,
+        "optim.learning_rate": config.optim.learning_rate,
+    }
+    for name, value in positive.items():
+        if value <= 0:
+            raise SettingsError(f"{name} is {value}, but it must be greater than 0")
+    shares = {"data.validation": data.validation, "optim.ema": config.optim.ema}
+    for name, value in shares.items():
+        if not 0 <= value < 1:
+            raise SettingsError(f"{name} is {value}, but it must lie in [0, 1)")
+    if stages := [s for s in model.mixer_stages if not 0 <= s < len(model.channels)]:
+        raise SettingsError(
+            f"model.mixer_stages names {stages}, but there are stages 0..{len(model.channels) - 1}"
+        )
+
+
+def tiny(config: Config) -> Config:
+    """The preset's twin that trains on a CPU in seconds: the same code on small shapes."""
+    return replace(
+        config,
+        data=replace(
+            config.data,
+            size=(16, 32, 32),
+            spacing=(6.0, 4.5, 4.5),
+            phantom_patients=(4, 2),
+            phantom_size=(6, 32, 32),
+        ),
+        model=replace(
+            config.model,
+            channels=(4, 8),
+            mixer_stages=(1,),
+            d_state=4,
+            deformation_channels=(4, 4),
+        ),
+        diffusion=replace(config.diffusion, steps=50, frames=2, sampler_steps=2),
+        train=replace(
+            config.train, steps=4, validate_every=4, validate_patients=1, save_every=2, log_every=1
+        ),
+    )
+
+
+PAPER = Config()
+DDM = replace(PAPER, method="ddm", optim=OptimConfig(learning_rate=2e-4))
+ACDC_SMALL = replace(
+    PAPER,
+    data=DataConfig(size=(32, 96, 96)),
+    model=ModelConfig(mixer_stages=(1, 2, 3)),
+    optim=OptimConfig(learning_rate=5e-4, warmup=100, decay="cosine", clip=1.0, ema=0.99),
+    train=TrainConfig(steps=1500, validate_every=500, save_every=250),
+)
+DEMO = replace(
+    ACDC_SMALL,
+    data=DataConfig(size=(16, 64, 64), spacing=(6.0, 2.2, 2.2), phantom_patients=(40, 8)),
+    optim=OptimConfig(learning_rate=1e-3, warmup=50, decay="cosine", clip=1.0, ema=0.99),
+    train=TrainConfig(steps=500, validate_every=250, save_every=250),
+)
+
+FULL_PRESETS: dict[str, tuple[str, Config]] = {
+    "demo": ("mstg on the phantom: a beating heart on a CPU in minutes", DEMO),
+    "acdc-small": ("mstg on real data on a CPU: 96 x 96 x 32; set --data.root", ACDC_SMALL),
+    "paper": ("mstg as in the paper, 128 x 128 x 32; set --data.root", PAPER),
+    "ddm": ("DDM (Kim & Ye 2022) with its own settings, 128 x 128 x 32", DDM),
+    "direct": (
+        "mstg that samples the frames themselves by reverse diffusion",
+        replace(PAPER, method="direct"),
+    ),
+}
+PRESETS: dict[str, tuple[str, Config]] = FULL_PRESETS | {
+    f"{name}-tiny": (f"{name}'s twin for tests: seconds on a CPU", tiny(config))
+    for name, (_, config) in FULL_PRESETS.items()
+}
+
+
+def to_json(config: Config) -> dict[str, Any]:
+    """Plain values; `from_json` is the inverse."""
+    return json.loads(json.dumps(asdict(config)))
+
+
+def from_json(stored: dict[str, Any]) -> Config:
+    """Raises ValueError on a setting that this version does not know."""
+
+    def build(cls: type, values: dict[str, Any]) -> Any:
+        known = {f.name: f for f in fields(cls)}
+        if unknown := sorted(set(values) - set(known)):
+            raise ValueError(f"unknown settings in the run's config: {', '.join(unknown)}")
+        return cls(**{name: convert(value) for name, value in values.items()})
+
+    def convert(value: Any) -> Any:
+        return tuple(convert(v) for v in value) if isinstance(value, list) else value
+
+    sections = {
+        f.name: f.default_factory for f in fields(Config) if f.default_factory is not MISSING
+    }
+    parts = {
+        name: build(sections[name], value) if name in sections else convert(value)
+        for name, value in stored.items()
+    }
+    return build(Config, parts)
+
+
+def differences(a: Config, b: Config) -> list[str]:
+    """The settings in which two runs differ, as `model.gate: True -> False`."""
+
+    def walk(prefix: str, x: Any, y: Any) -> list[str]:
+        if is_dataclass(x):
+            return [
+                d
+                for f in fields(x)
+                for d in walk(f"{prefix}.{f.name}", getattr(x, f.name), getattr(y, f.name))
+            ]
+        return [] if x == y else [f"{prefix[1:]}: {x} -> {y}"]
+
+    return walk("", a, b)

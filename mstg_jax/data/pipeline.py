@@ -1,0 +1,297 @@
+"""Patients to training batches: cached preprocessing, split by patient, augmentation, sharding."""
+
+import dataclasses
+import hashlib
+import json
+import shutil
+import uuid
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from jaxtyping import Bool, Float32, UInt8
+
+from mstg_jax.config import DataConfig, SettingsError
+from mstg_jax.data.acdc import DataError, Patient, find_patients, patient_files, read_patient
+from mstg_jax.data.geometry import Geometry
+
+if TYPE_CHECKING:
+    import grain
+
+CACHE_VERSION = 1
+UNKNOWN = 255
+"""Label of every voxel where a patient has no labels."""
+
+
+@dataclass(frozen=True, eq=False)
+class Example:
+    """One preprocessed patient; the arrays are memory-mapped from the cache.
+
+    frames: ED to ES in time order, ED's range scaled to [0, 1], 0 outside the field of view.
+    gammas: time of each frame, 0 at ED to 1 at ES.
+    labels: position in the sequence -> labels; at least the first and the last, or empty.
+    fov: voxels of the model's grid that lie inside the patient's image.
+    digest: hash of the native images.
+    """
+
+    id: str
+    folder: Path
+    frames: Float32[np.ndarray, "t D H W"]
+    gammas: Float32[np.ndarray, " t"]
+    labels: dict[int, UInt8[np.ndarray, "D H W"]]
+    fov: Bool[np.ndarray, "D H W"]
+    geometry: Geometry
+    digest: str = ""
+
+
+def load_examples(config: DataConfig) -> tuple[list[Example], list[Example]]:
+    """Training and validation patients, preprocessed.
+
+    Raises DataError listing every broken patient (unless config.skip_bad), and if either side
+    would be empty.
+    """
+    root = data_root(config)
+    parts: dict[str, list[Example]] = {}
+    problems: list[str] = []
+    found = find_patients(root)
+    for part, folders in found.items():
+        parts[part] = []
+        for folder in folders:
+            try:
+                parts[part].append(_example(folder, config))
+            except DataError as error:
+                problems.append(str(error))
+    if problems:
+        listing = "\n".join(problems)
+        if not config.skip_bad:
+            raise DataError(
+                f"broken patients in {root}: {len(problems)}\n{listing}\n"
+                "repair them, or leave them out with --data.skip-bad"
+            )
+        print(f"broken patients of {root} left out: {len(problems)}\n{listing}")
+    testing = parts["testing"] if found["testing"] else None
+    return _split(parts["training"], testing, config.validation, root)
+
+
+def data_root(config: DataConfig) -> Path:
+    """The folder of patients; without one the phantom's, which is written if need be."""
+    return Path(config.root).expanduser() if config.root else _phantom(config)
+
+
+def _phantom(config: DataConfig) -> Path:
+    from mstg_jax.data.phantom import write_phantom  # Only the newcomer's run needs it.
+
+    size, seed, patients = config.phantom_size, config.phantom_seed, config.phantom_patients
+    name = "phantom-" + "-".join(str(n) for n in (*patients, *size, seed))
+    root = Path(config.cache).expanduser() / name
+    print(f"no data.root given: using the beating-heart phantom in {root}")
+    return write_phantom(root, patients, size, seed)
+
+
+def _split(
+    training: list[Example], testing: list[Example] | None, share: float, root: Path
+) -> tuple[list[Example], list[Example]]:
+    """Split by patient; two folders with the same images never stand on both sides.
+
+    testing: the patients of testing/, which validate; None in a flat folder, whose last ones do.
+    """
+    if testing is not None:
+        twins = {e.digest: e.id for e in testing}
+        for e in training:
+            if e.digest in twins:
+                print(f"{e.id} left out of training: same images as {twins[e.digest]} in testing/")
+        training, validation = [e for e in training if e.digest not in twins], testing
+    else:
+        copies = Counter(e.digest for e in training)
+        single = [e for e in training if copies[e.digest] == 1]
+        count = min(max(1, round(share * len(training))), len(training) - 1)
+        validation = single[-count:] if count > 0 else []
+        training = [e for e in training if e not in validation]
+    if not training or not validation:
+        raise DataError(
+            f"{root}: {len(training)} patients to train on and {len(validation)} to validate on; "
+            "each side needs at least one, with images of its own"
+        )
+    return training, validation
+
+
+@contextmanager
+def _staged(final: Path) -> Iterator[Path]:
+    """A folder to fill that appears as `final` only once it is complete."""
+    final.parent.mkdir(parents=True, exist_ok=True)
+    partial = final.with_name(f".{final.name}-{uuid.uuid4().hex}")
+    partial.mkdir()
+    try:
+        yield partial
+        try:
+            partial.rename(final)
+        except OSError:
+            # Another process was faster, which is as good.
+            if not final.is_dir():
+                raise
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def _example(folder: Path, config: DataConfig) -> Example:
+    entry = Path(config.cache).expanduser() / "volumes" / _cache_key(folder, config)
+    try:
+        return _read_entry(entry, folder)
+    except (OSError, EOFError, ValueError, KeyError, TypeError):
+        shutil.rmtree(entry, ignore_errors=True)
+    with _staged(entry) as partial:
+        _write_entry(partial, folder, config)
+    return _read_entry(entry, folder)
+
+
+def _cache_key(folder: Path, config: DataConfig) -> str:
+    """Hash of the bytes on disk and of the settings, so that cached patients are not decoded."""
+    settings = (CACHE_VERSION, config.spacing, config.size, config.crop)
+    total = hashlib.sha256(json.dumps(settings).encode())
+    for path in patient_files(folder):
+        try:
+            with path.open("rb") as file:
+                content = hashlib.file_digest(file, "sha256").hexdigest()
+        except OSError as error:
+            raise DataError(f"{folder.name}: {path.name} cannot be read ({error})") from error
+        total.update(f"{path.name} {content}\n".encode())
+    return total.hexdigest()[:32]
+
+
+def example_of(patient: Patient, config: DataConfig) -> Example:
+    """A patient on the model's grid, in memory."""
+    geometry = Geometry.fit(patient, config.spacing, config.size, config.crop)
+    sequence = patient.sequence
+    labels = {
+        position: geometry.forward_labels(patient.labels[frame])
+        for position, frame in enumerate(sequence)
+        if frame in patient.labels
+    }
+    return Example(
+        id=patient.id,
+        folder=patient.folder,
+        frames=geometry.forward(patient.frames[sequence]),
+        gammas=np.linspace(0, 1, len(sequence), dtype=np.float32),
+        labels=labels,
+        fov=geometry.fov(),
+        geometry=geometry,
+        digest=patient.digest,
+    )
+
+
+def _write_entry(entry: Path, folder: Path, config: DataConfig) -> None:
+    example = example_of(read_patient(folder), config)
+    meta = {
+        "frames": len(example.frames),
+        "labels": list(example.labels),
+        "geometry": dataclasses.asdict(example.geometry),
+        "digest": example.digest,
+    }
+    # One file per patient, because a memory map holds a descriptor and systems allow as few as 256.
+    arrays = [example.frames, *example.labels.values(), example.fov]
+    np.save(entry / "volumes.npy", np.concatenate([a.reshape(-1).view(np.uint8) for a in arrays]))
+    (entry / "meta.json").write_text(json.dumps(meta))
+
+
+def _read_entry(entry: Path, folder: Path) -> Example:
+    """Raises what `_example` catches if the entry is missing or damaged."""
+    meta = json.loads((entry / "meta.json").read_text())
+    lists = meta["geometry"].items()
+    fields: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in lists}
+    geometry = Geometry(**fields)
+    raw = np.load(entry / "volumes.npy", mmap_mode="r")
+    t, size = meta["frames"], geometry.size
+    voxels = int(np.prod(size))
+    volumes = raw[4 * t * voxels :].reshape(len(meta["labels"]) + 1, *size)
+    return Example(
+        id=folder.name,
+        folder=folder,
+        frames=raw[: 4 * t * voxels].view(np.float32).reshape(t, *size),
+        gammas=np.linspace(0, 1, t, dtype=np.float32),
+        labels=dict(zip(meta["labels"], volumes[:-1], strict=True)),
+        fov=volumes[-1].view(np.bool_),
+        geometry=geometry,
+        digest=meta["digest"],
+    )
+
+
+def train_iterator(
+    examples: Sequence[Example],
+    *,
+    batch: int,
+    seed: int,
+    frames: int = 1,
+    augment: bool,
+    shard: tuple[int, int] = (0, 1),
+) -> "grain.DatasetIterator[dict[str, np.ndarray]]":
+    """Endless batches of this shard's patients, shuffled anew each epoch, a function of the seed.
+
+    ed, es: float32 (b d h w); frames: float32 (b f d h w), strictly between ED and ES, sorted, at
+    gammas: float32 (b f); labels_ed, labels_es: uint8 (b d h w), 255 where a patient has none;
+    fov: bool (b d h w); patient: int32 (b), index into examples. shard: (index, count).
+
+    The iterator's get_state and set_state continue it exactly. Raises SettingsError if the shard has
+    fewer patients than a batch.
+    """
+    import grain  # Here because grain imports jax, and reading data should not wait for that.
+
+    index, count = shard
+    own = len(range(index, len(examples), count))
+    if own < batch:
+        raise SettingsError(
+            f"shard {index} of {count} has {own} of {len(examples)} patients but its batch needs "
+            f"{batch}; use a smaller batch, fewer processes or more patients"
+        )
+
+    def load(i: int, rng: np.random.Generator) -> dict[str, np.ndarray]:
+        item = _sample(examples[i], frames, rng)
+        item = _augmented(item, rng) if augment else item
+        return item | {"patient": np.array(i, np.int32)}
+
+    # Each shard draws its own numbers, or all would flip alike at a step.
+    own_seed = int(np.random.SeedSequence((seed, index)).generate_state(1)[0])
+    dataset = (
+        grain.MapDataset.range(index, len(examples), count)
+        .seed(own_seed)
+        .shuffle()
+        .repeat()
+        .random_map(load)
+        .batch(batch, drop_remainder=True)  # else grain overflows on the length of an endless set
+    )
+    # The default of 500 volumes read ahead would fill the memory.
+    return iter(dataset.to_iter_dataset(grain.ReadOptions(num_threads=2, prefetch_buffer_size=4)))
+
+
+def _sample(example: Example, count: int, rng: np.random.Generator) -> dict[str, np.ndarray]:
+    last = len(example.frames) - 1
+    between = np.arange(1, last) if last > 1 else np.array([0, last])
+    chosen = np.sort(rng.choice(between, count, replace=count > len(between)))
+    unknown = np.full(example.fov.shape, UNKNOWN, np.uint8)
+    return {
+        "ed": example.frames[0],
+        "es": example.frames[last],
+        "frames": example.frames[chosen],
+        "gammas": example.gammas[chosen],
+        "labels_ed": example.labels.get(0, unknown),
+        "labels_es": example.labels.get(last, unknown),
+        "fov": example.fov,
+    }
+
+
+def _augmented(item: dict[str, np.ndarray], rng: np.random.Generator) -> dict[str, np.ndarray]:
+    """DDM's augmentation: flips of h and w and their transpose, each with probability 0.5."""
+    flip_h, flip_w, transpose = rng.random(3) < 0.5
+    _, height, width = item["ed"].shape
+
+    def apply(x: np.ndarray) -> np.ndarray:
+        if np.ndim(x) < 3:
+            return x
+        x = x[..., ::-1, :] if flip_h else x
+        x = x[..., ::-1] if flip_w else x
+        return x.swapaxes(-1, -2) if transpose and height == width else x
+
+    return {key: apply(value) for key, value in item.items()}

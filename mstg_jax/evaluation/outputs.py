@@ -1,0 +1,69 @@
+"""What sampling leaves on disk for a patient: volumes in native space, pictures, scores."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float32
+
+from mstg_jax.data.acdc import Patient
+from mstg_jax.data.export import write_flow, write_sequence
+from mstg_jax.data.pipeline import Example
+from mstg_jax.evaluation.figures import animation, heart_view, sequence_figure, slices_figure
+from mstg_jax.evaluation.protocol import score, warp_labels
+from mstg_jax.methods.base import Sequence
+
+
+def write_volumes(
+    folder: Path,
+    patient: Patient,
+    example: Example,
+    made: Sequence,
+    *,
+    labels: bool = False,
+    flow: bool = False,
+) -> None:
+    """sequence.nii.gz, and on request labels.nii.gz and flow.nii.gz, on the patient's own grid.
+
+    Beyond the model's crop the sequence shows ED, which does not move. Raises ValueError if labels
+    or flow are wanted of a method or a patient that has none.
+    """
+    geometry, count = example.geometry, len(made.frames)
+    frame_time = patient.frame_time * (len(patient.sequence) - 1) / (count - 1)
+    native = geometry.inverse(made.frames, background=patient.frames[patient.ed])
+    write_sequence(folder / "sequence.nii.gz", native, patient, frame_time)
+    if (labels or flow) and made.flow is None:
+        raise ValueError(f"{patient.id}: this method makes no displacement field; leave it out")
+    if labels:
+        if not example.labels:
+            raise ValueError(f"{patient.id} has no labels to warp; leave --labels out")
+        warped = geometry.inverse_labels(warp_labels(example.labels[0], made.flow))
+        write_sequence(folder / "labels.nii.gz", warped, patient, frame_time)
+    if flow:
+        write_flow(folder / "flow.nii.gz", geometry.inverse_flow(made.flow), patient, frame_time)
+
+
+def draw(
+    folder: Path,
+    method: str,
+    example: Example,
+    truth: Float32[np.ndarray, "t d h w"] | None,
+    gammas: Float32[np.ndarray, " t"],
+    made: dict[str, Sequence],
+) -> None:
+    """animation.gif, frames.png (the paper's figure 4) and slices.png (figure 5)."""
+    view = heart_view(example.fov, example.labels.get(0), example.geometry.spacing)
+    frames = {name: sequence.frames for name, sequence in made.items()}
+    sequence_figure(folder / "frames.png", truth, frames, gammas, view)
+    slices_figure(folder / "slices.png", truth, frames[method], gammas, view)
+    shown = {method: frames[method]} | ({} if truth is None else {"truth": truth})
+    cut = {name: view.cut(volumes) for name, volumes in shown.items()}
+    animation(folder / "animation.gif", cut, gammas, aspect=view.aspect, error=truth is not None)
+
+
+def score_sequence(example: Example, made: Sequence) -> dict[str, Any]:
+    """Scores of a sequence at the truth's own frames; see protocol.score."""
+    warped = None
+    if example.labels and made.flow is not None:
+        warped = warp_labels(example.labels[0], made.flow)
+    return score(example, made.frames, made.flow, warped)

@@ -1,0 +1,93 @@
+"""What a way of generating frames must offer, and the one place where a sequence is generated."""
+
+from functools import partial
+from typing import NamedTuple, Protocol, runtime_checkable
+
+import jax
+import numpy as np
+from flax import nnx
+from jax import numpy as jnp
+from jaxtyping import Array, Float, Float32, PRNGKeyArray
+
+from mstg_jax.methods.platform import compiler_options
+from mstg_jax.shapes import Image
+
+Batch = dict[str, Array]
+Frames = Float[Array, "b t d h w 1"]
+Flows = Float[Array, "b t d h w 3"]
+Model = tuple[nnx.GraphDef, nnx.State]
+FRAMES_PER_PROGRAM = 4
+
+
+class Generated(NamedTuple):
+    """Frames, with ED's range as [0, 1], and the displacement from ED (voxels) if there is one."""
+
+    frames: Frames
+    flow: Flows | None
+
+
+@runtime_checkable
+class Method(Protocol):
+    """A way to make the frames between ED and ES. Images have ED's range as [0, 1]."""
+
+    trainable: bool
+
+    def build(self, rng: np.random.Generator) -> nnx.Module:
+        """A new model; one without parameters if the method has none."""
+        ...
+
+    def loss(
+        self, model: nnx.Module, batch: Batch, key: PRNGKeyArray
+    ) -> tuple[Float[Array, ""], dict[str, Float[Array, ""]]]:
+        """Loss and its parts for a batch of data/pipeline.py whose volumes have a channel axis."""
+        ...
+
+    def generate(
+        self,
+        model: nnx.Module,
+        ed: Image,
+        es: Image,
+        gammas: Float[Array, "b t"],
+        key: PRNGKeyArray,
+    ) -> Generated:
+        """The frames at `gammas`, 0 at ED to 1 at ES."""
+        ...
+
+
+@partial(jax.jit, static_argnums=(0, 1), compiler_options=compiler_options())
+def _generate(method: Method, graph: nnx.GraphDef, params, ed, es, gammas, key) -> Generated:
+    return method.generate(nnx.merge(graph, params), ed, es, gammas, key)
+
+
+def new_model(method: Method, seed: int) -> Model:
+    """A model with its initial weights, split into structure and weights."""
+    graph, params = nnx.split(method.build(np.random.default_rng(seed)), nnx.Param)
+    return graph, params
+
+
+class Sequence(NamedTuple):
+    """Generated frames of one patient on the host; flow in model voxels, None without one."""
+
+    frames: Float32[np.ndarray, "t d h w"]
+    flow: Float32[np.ndarray, "t d h w 3"] | None
+
+
+def generate_sequence(
+    method: Method,
+    model: Model,
+    ed: Float32[np.ndarray, "d h w"],
+    es: Float32[np.ndarray, "d h w"],
+    gammas: Float32[np.ndarray, " t"],
+    seed: int = 0,
+) -> Sequence:
+    """The frames of one patient at `gammas`.
+
+    Their number is padded to a multiple of FRAMES_PER_PROGRAM, so that patients with different
+    numbers share compiled programs.
+    """
+    count = len(gammas)
+    padded = np.pad(gammas, (0, -count % FRAMES_PER_PROGRAM), mode="edge")
+    images = (jnp.asarray(x)[None, ..., None] for x in (ed, es))
+    out = _generate(method, *model, *images, jnp.asarray(padded)[None], jax.random.key(seed))
+    flow = None if out.flow is None else np.asarray(out.flow[0, :count])
+    return Sequence(np.asarray(out.frames[0, :count, ..., 0]), flow)

@@ -1,0 +1,85 @@
+"""MSTG-direct: the frames come from reverse diffusion, conditioned on ED, ES and gamma."""
+
+from dataclasses import dataclass
+
+import jax
+import numpy as np
+from jax import numpy as jnp
+from jaxtyping import Array, Float, PRNGKeyArray
+
+from mstg_jax.config import DiffusionConfig, ModelConfig
+from mstg_jax.diffusion.process import q_sample, target
+from mstg_jax.diffusion.samplers import sample
+from mstg_jax.diffusion.schedule import make_schedule
+from mstg_jax.methods.base import Batch, Frames, Generated
+from mstg_jax.models.denoiser import Denoiser
+from mstg_jax.shapes import Image, Steps
+
+
+@dataclass(frozen=True)
+class Direct:
+    """`diffusion.frames` frames are denoised together: the temporal branch runs along them."""
+
+    model: ModelConfig
+    diffusion: DiffusionConfig
+    trainable: bool = True
+
+    def build(self, rng: np.random.Generator) -> Denoiser:
+        return Denoiser(4, 1, self.model, rng=rng)
+
+    def loss(
+        self, model: Denoiser, batch: Batch, key: PRNGKeyArray
+    ) -> tuple[Float[Array, ""], dict[str, Float[Array, ""]]]:
+        """Mean squared error of what the denoiser predicts: eps, x0 or v."""
+        schedule = make_schedule(self.diffusion)
+        frames = 2 * batch["frames"] - 1
+        key_t, key_noise = jax.random.split(key)
+        t = jax.random.randint(key_t, (frames.shape[0],), 0, self.diffusion.steps)
+        noise = jax.random.normal(key_noise, frames.shape)
+        x_t = q_sample(schedule, frames, t, noise)
+        predicted = _predict(model, x_t, t, batch["ed"], batch["es"], batch["gammas"])
+        wanted = target(schedule, frames, noise, t, self.diffusion.prediction)
+        error = jnp.mean(jnp.square(predicted - wanted))
+        return error, {"noise": error}
+
+    def generate(
+        self,
+        model: Denoiser,
+        ed: Image,
+        es: Image,
+        gammas: Float[Array, "b t"],
+        key: PRNGKeyArray,
+    ) -> Generated:
+        """Groups of `diffusion.frames`; a last group that is too short repeats its last gamma."""
+        config, (batch, count) = self.diffusion, gammas.shape
+        with jax.ensure_compile_time_eval():  # the sampler's steps depend on its values
+            schedule = make_schedule(config)
+        group = min(config.frames, count)
+        padded = jnp.pad(gammas, [(0, 0), (0, -count % group)], mode="edge")
+        groups = jnp.moveaxis(padded.reshape(batch, -1, group), 1, 0)
+
+        def draw(at: tuple[Array, Float[Array, "b f"]]) -> Frames:
+            number, wanted = at
+            key_start, key_steps = jax.random.split(jax.random.fold_in(key, number))
+            return sample(
+                schedule,
+                lambda x_t, t: _predict(model, x_t, t, ed, es, wanted),
+                jax.random.normal(key_start, (batch, group, *ed.shape[1:])),
+                key_steps,
+                kind=config.prediction,
+                sampler=config.sampler,
+                steps=config.sampler_steps,
+            )
+
+        drawn = jax.lax.map(draw, (jnp.arange(len(groups)), groups))
+        frames = jnp.moveaxis(drawn, 0, 1).reshape(batch, -1, *ed.shape[1:])[:, :count]
+        return Generated((frames + 1) / 2, None)
+
+
+def _predict(
+    model: Denoiser, x_t: Frames, t: Steps, ed: Image, es: Image, gammas: Float[Array, "b f"]
+) -> Frames:
+    """Every frame sees its noisy self, ED, ES and a constant channel gamma."""
+    conditions = [jnp.broadcast_to((2 * x - 1)[:, None], x_t.shape) for x in (ed, es)]
+    gamma = jnp.broadcast_to(gammas[:, :, None, None, None, None], x_t.shape)
+    return model(jnp.concatenate([x_t, *conditions, gamma], axis=-1), t)

@@ -1,0 +1,96 @@
+"""MSTG and DDM: a denoiser whose code drives a deformation of ED (Kim & Ye 2022, MICCAI).
+
+Both are the same code: `ddm` is MSTG without a mixer.
+"""
+
+from dataclasses import dataclass, replace
+
+import jax
+import numpy as np
+from flax import nnx
+from jax import numpy as jnp
+from jaxtyping import Array, Float, PRNGKeyArray
+
+from mstg_jax.config import DiffusionConfig, ModelConfig
+from mstg_jax.diffusion.process import local_ncc, q_sample, smoothness
+from mstg_jax.diffusion.schedule import make_schedule
+from mstg_jax.methods.base import Batch, Generated
+from mstg_jax.models.deformation import DeformationNet, warp
+from mstg_jax.models.denoiser import Denoiser
+from mstg_jax.shapes import Flow, Image, Steps
+
+
+class DeformableDiffusion(nnx.Module):
+    """The two networks. Images are (b d h w 1) in [-1, 1]."""
+
+    def __init__(self, config: ModelConfig, *, rng: np.random.Generator):
+        self.denoiser = Denoiser(3, 1, config, rng=rng)
+        self.deformation = DeformationNet(config.deformation_channels, rng=rng)
+
+    def code(self, ed: Image, es: Image, x_t: Image, t: Steps) -> Image:
+        """The denoiser's estimate of the noise in x_t: also the latent code of the motion."""
+        return self.denoiser(jnp.concatenate([ed, es, x_t], axis=-1)[:, None], t)[:, 0]
+
+    def flow(self, ed: Image, code: Image) -> Flow:
+        return self.deformation(jnp.concatenate([ed, code], axis=-1))
+
+
+@dataclass(frozen=True)
+class Deform:
+    """Train on noised ES; generate with one pass at t = 0 and a code scaled by gamma."""
+
+    model: ModelConfig
+    diffusion: DiffusionConfig
+    trainable: bool = True
+
+    def build(self, rng: np.random.Generator) -> DeformableDiffusion:
+        return DeformableDiffusion(self.model, rng=rng)
+
+    def loss(
+        self, model: DeformableDiffusion, batch: Batch, key: PRNGKeyArray
+    ) -> tuple[Float[Array, ""], dict[str, Float[Array, ""]]]:
+        """MSE(noise, code) - w local NCC(warped ED, ES) + w |grad flow|^2, with DDM's w = 20."""
+        schedule = make_schedule(self.diffusion)
+        ed, es = (2 * batch[name] - 1 for name in ("ed", "es"))
+        key_t, key_noise = jax.random.split(key)
+        t = jax.random.randint(key_t, (es.shape[0],), 0, self.diffusion.steps)
+        noise = jax.random.normal(key_noise, es.shape)
+        code = model.code(ed, es, q_sample(schedule, es, t, noise), t)
+        flow = model.flow(ed, code)
+        parts = {
+            "noise": jnp.mean(jnp.square(noise - code)),
+            "ncc": local_ncc(warp(batch["ed"], flow), batch["es"]),
+            "smooth": smoothness(flow),
+        }
+        config = self.diffusion
+        total = (
+            parts["noise"]
+            - config.ncc_weight * parts["ncc"]
+            + config.smooth_weight * parts["smooth"]
+        )
+        return total, parts
+
+    def generate(
+        self,
+        model: DeformableDiffusion,
+        ed: Image,
+        es: Image,
+        gammas: Float[Array, "b t"],
+        key: PRNGKeyArray,
+    ) -> Generated:
+        del key  # nothing is drawn: the code comes from one pass with x_t := ES
+        scaled_ed, scaled_es = 2 * ed - 1, 2 * es - 1
+        start = jnp.zeros(ed.shape[0], jnp.int32)
+        code = model.code(scaled_ed, scaled_es, scaled_es, start)
+
+        def frame(gamma: Float[Array, " b"]) -> tuple[Image, Flow]:
+            flow = model.flow(scaled_ed, gamma[:, None, None, None, None] * code)
+            return warp(ed, flow), flow
+
+        frames, flow = jax.lax.map(frame, gammas.T)
+        return Generated(jnp.moveaxis(frames, 0, 1), jnp.moveaxis(flow, 0, 1))
+
+
+def ddm(model: ModelConfig, diffusion: DiffusionConfig) -> Deform:
+    """DDM's exact architecture: no mixer in any stage."""
+    return Deform(replace(model, mixer="none"), diffusion)

@@ -1,0 +1,89 @@
+"""The denoising U-Net: stages of MSTG modules around DDM's linear attention."""
+
+import numpy as np
+from flax import nnx
+from jax import numpy as jnp
+from jaxtyping import Array, Float
+
+from mstg_jax.config import ModelConfig
+from mstg_jax.models.layers import (
+    Conv3d,
+    Downsample,
+    GroupNorm,
+    LinearAttention,
+    TimeEmbedding,
+)
+from mstg_jax.models.mstg import MSTG
+from mstg_jax.shapes import Features, Steps
+
+
+class Denoiser(nnx.Module):
+    """x (b f d h w ci), t (b,) -> (b f d h w co).
+
+    d, h and w must be multiples of 2^(stages - 1). With mixer "none" and DDM's channels this is
+    DDM's network, parameter for parameter.
+    """
+
+    def __init__(self, ci: int, co: int, config: ModelConfig, *, rng: np.random.Generator):
+        channels, last = config.channels, len(config.channels) - 1
+        module = lambda ci, co, stage: MSTG(  # noqa: E731
+            ci, co, config, mixer=stage in config.mixer_stages, rng=rng
+        )
+        self.config = config
+        self.time = TimeEmbedding(config.time_dim, rng=rng)
+        self.stem = Conv3d(ci, channels[0], rng=rng)
+        width, kept = channels[0], [channels[0]]
+        encoder, down = [], []
+        for stage, co_stage in enumerate(channels):
+            modules = []
+            for _ in range(config.depth):
+                modules.append(module(width, co_stage, stage))
+                width = co_stage
+                kept.append(width)
+            encoder.append(nnx.List(modules))
+            if stage < last:
+                down.append(Downsample(width, config.pooling, rng=rng))
+                kept.append(width)
+        self.encoder, self.down = nnx.List(encoder), nnx.List(down)
+
+        self.middle = nnx.List([module(width, width, last) for _ in range(2)])
+        self.attention = LinearAttention(width, heads=config.heads, groups=config.groups, rng=rng)
+
+        decoder, up = [], []
+        for stage in reversed(range(len(channels))):
+            modules = []
+            for _ in range(config.depth + 1):
+                skipped = kept.pop() if config.skips else 0
+                modules.append(module(width + skipped, channels[stage], stage))
+                width = channels[stage]
+            decoder.append(nnx.List(modules))
+            if stage > 0:
+                up.append(Conv3d(width, width, resize="nearest", rng=rng))
+        self.decoder, self.up = nnx.List(decoder), nnx.List(up)
+        self.norm = GroupNorm(width, config.groups)
+        self.out = Conv3d(width, co, rng=rng)
+
+    def __call__(self, x: Features, t: Steps) -> Float[Array, "b f d h w co"]:
+        time = self.time(t)
+        module = nnx.remat(MSTG.__call__) if self.config.remat else MSTG.__call__
+        x = self.stem(x)
+        kept = [x]
+        for stage, modules in enumerate(self.encoder):
+            for m in modules:
+                x = module(m, x, time)
+                kept.append(x)
+            if stage < len(self.down):
+                x = self.down[stage](x)
+                kept.append(x)
+
+        x = self.attention(module(self.middle[0], x, time))
+        x = module(self.middle[1], x, time)
+
+        for stage, modules in enumerate(self.decoder):
+            for m in modules:
+                if self.config.skips:
+                    x = jnp.concatenate([x, kept.pop()], axis=-1)
+                x = module(m, x, time)
+            if stage < len(self.up):
+                x = self.up[stage](x)
+        return self.out(nnx.silu(self.norm(x)))

@@ -1,0 +1,27 @@
+"""Shapes and types of every signature are checked, and JAX runs strictly, on 4 CPU devices.
+
+Tests compile much and compute little: without LLVM's optimisations they take half the time.
+"""
+
+import os
+
+from jaxtyping import install_import_hook
+
+os.environ["JAX_PLATFORMS"] = "cpu"
+os.environ["XLA_FLAGS"] = (
+    "--xla_force_host_platform_device_count=4 --xla_backend_optimization_level=0"
+)
+install_import_hook(["mstg_jax", "kernels"], "beartype.beartype")
+
+import jax  # noqa: E402  after its environment
+
+# Not by environment variables: the programs that tests start run as a user's would.
+jax.config.update("jax_numpy_dtype_promotion", "strict")
+jax.config.update("jax_numpy_rank_promotion", "raise")
+
+
+def pytest_configure(config):
+    """flax's GraphDef is annotated with typing.Hashable, which beartype warns about."""
+    config.addinivalue_line(
+        "filterwarnings", "ignore::beartype.roar.BeartypeDecorHintPep585DeprecationWarning"
+    )

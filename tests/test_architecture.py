@@ -1,0 +1,78 @@
+"""Who may import whom, how long a file may be, and that `kernels` is ours."""
+
+import ast
+import sys
+from pathlib import Path
+
+import pytest
+
+import kernels
+
+ROOT = Path(__file__).parents[1]
+FILES = sorted(
+    p
+    for part in ("mstg_jax", "kernels", "tests", ".")
+    for p in ROOT.glob(f"{part}/*.py" if part == "." else f"{part}/**/*.py")
+)
+# What each part may import of the project, besides itself; config and shapes are leaves.
+ALLOWED = {
+    "kernels": set(),
+    "config": set(),
+    "shapes": set(),
+    "runs": {"config"},
+    "cli": {"config", "runs"},
+    "data": {"config", "shapes"},
+    "models": {"kernels", "config", "shapes"},
+    "diffusion": {"config", "shapes"},
+    "methods": {"models", "diffusion", "config", "shapes"},
+    "evaluation": {"methods", "data", "config", "shapes"},
+    "training": {"evaluation", "methods", "data", "config", "shapes"},
+}
+HOST = {"data": {"jax", "flax", "optax", "orbax"}, "cli": {"jax", "flax"}, "runs": {"jax", "flax"}}
+
+
+def part(module: str) -> str:
+    """mstg_jax.models.layers -> models; other modules -> their package."""
+    names = module.split(".")
+    return names[1] if names[0] == "mstg_jax" and len(names) > 1 else names[0]
+
+
+def imports(path: Path) -> set[str]:
+    """The parts and packages that a file imports."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            found |= {part(alias.name) for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: relative import"
+            whole = node.module == "mstg_jax"
+            found |= {a.name for a in node.names} if whole else {part(node.module or "")}
+    return found
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(ROOT)))
+def test_files_are_short(path):
+    assert len(path.read_text().splitlines()) < 300
+
+
+@pytest.mark.parametrize("name", ALLOWED)
+def test_imports_point_one_way(name):
+    folder = ROOT / name if name == "kernels" else ROOT / "mstg_jax" / name
+    paths = sorted(folder.rglob("*.py")) if folder.is_dir() else [folder.with_suffix(".py")]
+    for path in paths:
+        forbidden = (ALLOWED.keys() | {"train", "sample"}) - ALLOWED[name] - {name}
+        assert not imports(path) & (forbidden | HOST.get(name, set())), path
+
+
+def test_every_part_has_its_rule():
+    parts = {p.stem for p in (ROOT / "mstg_jax").iterdir() if not p.name.startswith("__")}
+    assert parts <= ALLOWED.keys()
+
+
+def test_settings_need_the_standard_library_only():
+    assert imports(ROOT / "mstg_jax" / "config.py") <= sys.stdlib_module_names
+
+
+def test_kernels_is_ours():
+    """Another package of that name is on PyPI."""
+    assert Path(kernels.__file__).parent == ROOT / "kernels"

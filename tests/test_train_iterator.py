@@ -1,0 +1,148 @@
+import itertools
+from pathlib import Path
+
+import numpy as np
+import pytest
+from acdc_files import SIZE, config_of, write
+
+from mstg_jax.config import DataConfig
+from mstg_jax.data.pipeline import Example, load_examples, train_iterator
+
+
+@pytest.fixture(scope="module")
+def examples(tmp_path_factory: pytest.TempPathFactory) -> list[Example]:
+    tmp_path = tmp_path_factory.mktemp("examples")
+    write(tmp_path / "acdc", *range(6), shape=(7, 3, 14, 13), es=6, labels="all")
+    training, validation = load_examples(config_of(tmp_path))
+    return training + validation
+
+
+def take(iterator, count: int) -> list[dict[str, np.ndarray]]:
+    return list(itertools.islice(iterator, count))
+
+
+def same(a: list[dict[str, np.ndarray]], b: list[dict[str, np.ndarray]]) -> bool:
+    pairs = zip(a, b, strict=True)
+    return all(
+        x.keys() == y.keys() and all(np.array_equal(x[k], y[k]) for k in x) for x, y in pairs
+    )
+
+
+def test_batches_have_the_promised_shapes_and_types(examples: list[Example]):
+    batch = next(train_iterator(examples, batch=3, seed=0, frames=2, augment=True))
+    got = {key: (value.shape, value.dtype) for key, value in batch.items()}
+    assert got == {
+        "ed": ((3, *SIZE), np.float32),
+        "es": ((3, *SIZE), np.float32),
+        "frames": ((3, 2, *SIZE), np.float32),
+        "gammas": ((3, 2), np.float32),
+        "labels_ed": ((3, *SIZE), np.uint8),
+        "labels_es": ((3, *SIZE), np.uint8),
+        "fov": ((3, *SIZE), np.bool_),
+        "patient": ((3,), np.int32),
+    }
+
+
+def test_without_augmentation_batches_hold_the_examples(examples: list[Example]):
+    for batch in take(train_iterator(examples, batch=1, seed=1, frames=2, augment=False), 8):
+        example = examples[batch["patient"][0]]
+        last = len(example.frames) - 1
+        position = np.round(batch["gammas"][0] * last).astype(int)
+        assert 0 < position[0] < position[1] < last
+        assert np.array_equal(batch["frames"][0], example.frames[position])
+        assert np.array_equal(batch["ed"][0], example.frames[0])
+        assert np.array_equal(batch["es"][0], example.frames[last])
+        assert np.array_equal(batch["labels_ed"][0], example.labels[0])
+        assert np.array_equal(batch["labels_es"][0], example.labels[last])
+        assert np.array_equal(batch["fov"][0], example.fov)
+
+
+@pytest.mark.parametrize(("es", "allowed"), [(2, {0.0, 1.0}), (3, {0.5})])
+def test_few_frames_between_ed_and_es(tmp_path: Path, es: int, allowed: set[float]):
+    write(tmp_path / "acdc", 1, 2, es=es, labels="none")
+    training, _ = load_examples(config_of(tmp_path))
+    batches = take(train_iterator(training, batch=1, seed=0, frames=3, augment=False), 10)
+    assert set(np.concatenate([b["gammas"].ravel() for b in batches]).tolist()) == allowed
+    assert (batches[0]["labels_ed"] == 255).all()
+    assert (batches[0]["labels_es"] == 255).all()
+
+
+def test_augmentation_is_the_same_for_images_and_labels(examples: list[Example]):
+    """Every batch is one of the 8 flips and transposes of its example, all 8 occur."""
+    seen = set()
+    for batch in take(train_iterator(examples, batch=1, seed=0, frames=1, augment=True), 80):
+        example = examples[batch["patient"][0]]
+        last = len(example.frames) - 1
+        middle = round(float(batch["gammas"][0, 0]) * last)
+        pairs = [
+            (batch["ed"][0], example.frames[0]),
+            (batch["es"][0], example.frames[last]),
+            (batch["frames"][0, 0], example.frames[middle]),
+            (batch["labels_ed"][0], example.labels[0]),
+            (batch["labels_es"][0], example.labels[last]),
+            (batch["fov"][0], example.fov),
+        ]
+        fitting = [
+            symmetry
+            for symmetry in itertools.product((False, True), repeat=3)
+            if all(np.array_equal(got, transformed(x, *symmetry)) for got, x in pairs)
+        ]
+        assert len(fitting) == 1
+        seen.add(fitting[0])
+    assert len(seen) == 8
+
+
+def transformed(x: np.ndarray, flip_h: bool, flip_w: bool, transpose: bool) -> np.ndarray:
+    x = np.flip(x, tuple(axis for axis, flip in ((1, flip_h), (2, flip_w)) if flip))
+    return x.transpose(0, 2, 1) if transpose else x
+
+
+def test_no_transpose_of_a_grid_that_is_not_square(tmp_path: Path):
+    write(tmp_path / "acdc", 1, 2)
+    config = DataConfig(
+        root=str(tmp_path / "acdc"), cache=str(tmp_path / "cache"), size=(8, 16, 32)
+    )
+    training, _ = load_examples(config)
+    for batch in take(train_iterator(training, batch=1, seed=0, augment=True), 10):
+        assert batch["ed"].shape == (1, 8, 16, 32)
+
+
+def test_batches_are_a_function_of_the_seed(examples: list[Example]):
+    def draw(seed: int) -> list[dict[str, np.ndarray]]:
+        return take(train_iterator(examples, batch=2, seed=seed, augment=True), 7)
+
+    assert same(draw(0), draw(0))
+    assert not same(draw(0), draw(1))
+
+
+def test_every_epoch_visits_every_patient_once_in_a_new_order(examples: list[Example]):
+    batches = take(train_iterator(examples, batch=2, seed=0, augment=False), 9)
+    epochs = np.concatenate([b["patient"] for b in batches]).reshape(3, 6)
+    assert all(set(epoch) == set(range(6)) for epoch in epochs)
+    assert len({tuple(epoch) for epoch in epochs}) > 1
+
+
+@pytest.mark.parametrize("after", [0, 1, 4])
+def test_a_restored_iterator_continues_exactly(examples: list[Example], after: int):
+    iterator = train_iterator(examples, batch=2, seed=5, frames=2, augment=True)
+    take(iterator, after)
+    state = iterator.get_state()
+    expected = take(iterator, 6)
+    restored = train_iterator(examples, batch=2, seed=5, frames=2, augment=True)
+    restored.set_state(state)
+    assert same(take(restored, 6), expected)
+
+
+def test_shards_are_disjoint_and_complete(examples: list[Example]):
+    shards = [
+        take(train_iterator(examples, batch=2, seed=0, augment=True, shard=(i, 3)), 5)
+        for i in range(3)
+    ]
+    patients = [set(np.concatenate([b["patient"] for b in shard])) for shard in shards]
+    assert patients == [{0, 3}, {1, 4}, {2, 5}]
+
+
+@pytest.mark.parametrize(("batch", "shard"), [(7, (0, 1)), (2, (3, 4)), (1, (6, 7))])
+def test_a_shard_with_fewer_patients_than_a_batch(examples: list[Example], batch, shard):
+    with pytest.raises(ValueError, match=f"shard {shard[0]} of {shard[1]} has . of 6 patients"):
+        train_iterator(examples, batch=batch, seed=0, augment=False, shard=shard)
