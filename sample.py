@@ -40,8 +40,10 @@ def sample(options: SampleConfig, run: Path, config: Config) -> None:
     from mstg_jax.evaluation.outputs import draw, score_sequence, write_volumes
     from mstg_jax.evaluation.protocol import average, table
     from mstg_jax.methods import generate_sequence, make_method, new_model
+    from mstg_jax.methods.platform import keep_programs
     from mstg_jax.training.checkpoint import load_model
 
+    keep_programs(config.data.cache)
     method = make_method(config)
     model, step = load_model(run, config, method)
     out = options.out or Path("samples") / run.name
@@ -81,7 +83,8 @@ def sample(options: SampleConfig, run: Path, config: Config) -> None:
 
 def chosen_patients(options: SampleConfig, config: Config) -> "Iterator[Patient]":
     """The pair of files, the named patients, or the run's validation patients."""
-    from mstg_jax.data.acdc import DataError, find_patients, read_pair, read_patient
+    from mstg_jax.data.acdc import DataError, find_patients, read_patient
+    from mstg_jax.data.pair import read_pair
     from mstg_jax.data.pipeline import data_root, load_examples
 
     if options.ed is not None and options.es is not None:

@@ -13,9 +13,11 @@ def main(argv: Sequence[str]) -> int:
     import jax
 
     from mstg_jax.data.acdc import DataError
+    from mstg_jax.methods.platform import keep_programs
 
     if config.train.distributed:
         jax.distributed.initialize()
+    keep_programs(config.data.cache)
     try:
         return train(config)
     except (DataError, FileExistsError, FileNotFoundError, SettingsError) as error:

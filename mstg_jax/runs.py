@@ -40,7 +40,7 @@ def find(name: str | None) -> Path:
     found = sorted(ROOT.glob("*/config.json"), key=lambda path: path.stat().st_mtime)
     if not found:
         raise FileNotFoundError(
-            f"no run below {ROOT.resolve()}: train one with `python train.py`, or name it with --run"
+            f"no run below {ROOT.resolve()}: train one with `python train.py`, or give --run"
         )
     return found[-1].parent
 

@@ -14,7 +14,7 @@ from mstg_jax.models.mstg import MSTG, MambaMixer
 from mstg_jax.training.state import parameter_count
 
 TINY = ModelConfig(channels=(4, 8), mixer_stages=(0, 1), d_state=2)
-T = np.array([3], np.int32)
+T = jnp.array([3])
 
 
 def normal(seed, *shape):

@@ -117,7 +117,9 @@ def test_every_step_keeps_the_marginal(steps, eta, name, start):
     config = DiffusionConfig(schedule=name, beta_start=start, beta_end=0.1, steps=STEPS)
     schedule = make_schedule(config)
     table = transitions(schedule, steps, eta)
-    assert table.t[0] == STEPS - 1 and table.t.min() >= 0 and np.all(np.diff(table.t) < 0)
+    assert table.t[0] == STEPS - 1
+    assert table.t.min() >= 0
+    assert np.all(np.diff(table.t) < 0)
     signal = np.asarray(schedule.sqrt_alpha_bar, np.float64)
     sigma = np.asarray(schedule.sqrt_one_minus_alpha_bar, np.float64)
     after = np.append(table.t[1:], -1)

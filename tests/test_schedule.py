@@ -22,8 +22,10 @@ def config(name: Any = "linear", start=1e-4, end=2e-2, steps=20):
 @pytest.mark.parametrize("name", NAMES)
 def test_betas_are_non_decreasing_variances(name):
     beta = betas(config(name))
-    assert beta.shape == (20,) and beta.dtype == np.float64
-    assert beta.min() > 0 and beta.max() <= 1
+    assert beta.shape == (20,)
+    assert beta.dtype == np.float64
+    assert beta.min() > 0
+    assert beta.max() <= 1
     assert np.all(np.diff(beta) >= 0)
 
 
@@ -103,7 +105,8 @@ def test_the_first_step_returns_to_clean_data(name):
 def test_every_allowed_range_gives_a_finite_schedule(name, start, more, steps):
     schedule = make_schedule(config(name, start, start + more, steps))
     for field, values in schedule._asdict().items():
-        assert values.shape == (steps,) and values.dtype == np.float32, field
+        assert values.shape == (steps,), field
+        assert values.dtype == np.float32, field
         assert np.all(np.isfinite(values)), field
     assert np.all(np.diff(schedule.alpha_bar) <= 0)
 

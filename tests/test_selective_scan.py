@@ -131,8 +131,15 @@ def test_half_precision_is_float32_inside():
     np.testing.assert_allclose(last, last32, rtol=1e-5, atol=1e-6)
 
 
-@pytest.mark.parametrize("implementation", ["sequential", "associative"])
-def test_no_state_per_token_in_memory(implementation):
+@pytest.mark.parametrize(
+    ("implementation", "forward", "backward"),
+    [("sequential", 0.35, 0.5), ("associative", 0.4, 0.75), ("reference", 0.35, None)],
+)
+def test_no_state_per_token_in_memory(implementation, forward, backward):
+    """Temporaries as a share of b*l*d*n floats: a few arrays of b*l*d, each of 1 / n = 0.06.
+
+    The readable reference saves every state for its gradient, which shows that this would be seen.
+    """
     length, d, n = 16384, 32, 16
     like = arguments(1, batch=1, d=d, n=n)
     shapes = {k: jax.ShapeDtypeStruct((1, length, *x.shape[2:]), x.dtype) for k, x in like.items()}
@@ -142,10 +149,12 @@ def test_no_state_per_token_in_memory(implementation):
     def loss(given_):
         return jnp.sum(selective_scan(**given_, delta_softplus=True, implementation=implementation))
 
-    every_state = length * d * n * 4
-    for function, share in ((loss, 0.5), (jax.grad(loss), 0.75)):
+    def share(function):
         compiled = jax.jit(function).lower(shapes).compile()
-        assert compiled.memory_analysis().temp_size_in_bytes < share * every_state
+        return compiled.memory_analysis().temp_size_in_bytes / (length * d * n * 4)
+
+    assert share(loss) < forward
+    assert share(jax.grad(loss)) < backward if backward else share(jax.grad(loss)) > 1
 
 
 @settings(max_examples=5, deadline=None)
@@ -185,5 +194,5 @@ def test_wrong_shapes(shapes, message):
 
 
 def test_unknown_implementation():
-    with pytest.raises(ValueError, match="'triton'.*reference, sequential, associative"):
+    with pytest.raises(ValueError, match=r"'triton'.*reference, sequential, associative"):
         full(**arguments(1), implementation="triton")

@@ -100,42 +100,6 @@ def read_patient(folder: Path) -> Patient:
     return _Reader(folder).patient()
 
 
-def read_pair(ed: Path, es: Path) -> Patient:
-    """A patient of two 3D files, ED and ES, without labels; named after ED's file.
-
-    Raises DataError listing every problem, also if the two are not on one grid.
-    """
-    problems: list[str] = []
-    headers, volumes = [], []
-    for path in (ed, es):
-        if not path.is_file():
-            raise DataError(f"{path}: no such file; a 3D NIfTI file is needed")
-        header, voxels, found = read_image(path, 3)
-        headers.append(header)
-        volumes.append(voxels)
-        problems += found
-    sizes = [tuple(float(x) for x in h["pixdim"][3:0:-1]) for h in headers]
-    if volumes[0].shape != volumes[1].shape or not np.allclose(*sizes, rtol=1e-3):
-        problems.append(
-            f"{es.name} has shape {volumes[1].shape} (d, h, w) of {sizes[1]} mm but {ed.name} has "
-            f"{volumes[0].shape} of {sizes[0]} mm; both must be on one grid"
-        )
-    if problems:
-        raise DataError("\n".join(problems))
-    return Patient(
-        id=ed.name.removesuffix(".gz").removesuffix(".nii"),
-        folder=ed.parent,
-        group=None,
-        ed=0,
-        es=1,
-        frames=np.stack(volumes),
-        labels={},
-        spacing=sizes[0],
-        header=headers[0],
-        affine=headers[0].get_best_affine(),
-    )
-
-
 class _Reader:
     """Reads on after a problem, so that all of a patient's problems are reported at once."""
 

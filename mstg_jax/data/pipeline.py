@@ -234,8 +234,8 @@ def train_iterator(
     gammas: float32 (b f); labels_ed, labels_es: uint8 (b d h w), 255 where a patient has none;
     fov: bool (b d h w); patient: int32 (b), index into examples. shard: (index, count).
 
-    The iterator's get_state and set_state continue it exactly. Raises SettingsError if the shard has
-    fewer patients than a batch.
+    The iterator's get_state and set_state continue it exactly. Raises SettingsError if the shard
+    has fewer patients than a batch.
     """
     import grain  # Here because grain imports jax, and reading data should not wait for that.
 

@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float32
 
+from mstg_jax.config import SettingsError
 from mstg_jax.data.acdc import Patient
 from mstg_jax.data.export import write_flow, write_sequence
 from mstg_jax.data.pipeline import Example
@@ -25,18 +26,22 @@ def write_volumes(
 ) -> None:
     """sequence.nii.gz, and on request labels.nii.gz and flow.nii.gz, on the patient's own grid.
 
-    Beyond the model's crop the sequence shows ED, which does not move. Raises ValueError if labels
-    or flow are wanted of a method or a patient that has none.
+    Beyond the model's crop the sequence shows ED. Raises SettingsError if labels or flow are wanted
+    of a method or a patient that has none.
     """
     geometry, count = example.geometry, len(made.frames)
     frame_time = patient.frame_time * (len(patient.sequence) - 1) / (count - 1)
     native = geometry.inverse(made.frames, background=patient.frames[patient.ed])
     write_sequence(folder / "sequence.nii.gz", native, patient, frame_time)
-    if (labels or flow) and made.flow is None:
-        raise ValueError(f"{patient.id}: this method makes no displacement field; leave it out")
+    if not (labels or flow):
+        return
+    if made.flow is None:
+        raise SettingsError(
+            "this method makes no displacement field: leave --labels and --flow out"
+        )
     if labels:
         if not example.labels:
-            raise ValueError(f"{patient.id} has no labels to warp; leave --labels out")
+            raise SettingsError(f"{patient.id} has no labels to warp: leave --labels out")
         warped = geometry.inverse_labels(warp_labels(example.labels[0], made.flow))
         write_sequence(folder / "labels.nii.gz", warped, patient, frame_time)
     if flow:

@@ -1,7 +1,7 @@
 """What a way of generating frames must offer, and the one place where a sequence is generated."""
 
 from functools import partial
-from typing import NamedTuple, Protocol, runtime_checkable
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import jax
 import numpy as np
@@ -30,21 +30,22 @@ class Generated(NamedTuple):
 class Method(Protocol):
     """A way to make the frames between ED and ES. Images have ED's range as [0, 1]."""
 
-    trainable: bool
+    @property
+    def trainable(self) -> bool: ...
 
     def build(self, rng: np.random.Generator) -> nnx.Module:
         """A new model; one without parameters if the method has none."""
         ...
 
     def loss(
-        self, model: nnx.Module, batch: Batch, key: PRNGKeyArray
+        self, model: Any, batch: Batch, key: PRNGKeyArray
     ) -> tuple[Float[Array, ""], dict[str, Float[Array, ""]]]:
         """Loss and its parts for a batch of data/pipeline.py whose volumes have a channel axis."""
         ...
 
     def generate(
         self,
-        model: nnx.Module,
+        model: Any,
         ed: Image,
         es: Image,
         gammas: Float[Array, "b t"],

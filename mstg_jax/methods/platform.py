@@ -1,4 +1,6 @@
-"""Compiler options that the networks want on the platform they run on."""
+"""What the networks want of the compiler on the platform they run on."""
+
+from pathlib import Path
 
 import jax
 
@@ -10,3 +12,13 @@ CPU_OPTIONS = {"xla_cpu_experimental_ynn_fusion_type": ""}
 def compiler_options() -> dict[str, str] | None:
     """For jax.jit; asking starts JAX's backend."""
     return CPU_OPTIONS if jax.default_backend() == "cpu" else None
+
+
+def keep_programs(cache: str) -> None:
+    """Keep compiled programs below the cache folder: a second start does not compile again.
+
+    JAX_COMPILATION_CACHE_DIR wins.
+    """
+    if jax.config.values["jax_compilation_cache_dir"] is None:
+        folder = Path(cache).expanduser() / "programs"
+        jax.config.update("jax_compilation_cache_dir", str(folder))

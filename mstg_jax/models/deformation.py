@@ -26,9 +26,11 @@ class DeformationNet(nnx.Module):
     def __init__(self, channels: tuple[int, ...], *, rng: np.random.Generator):
         conv = partial(Conv3d, init=normal(0.02), rng=rng)
         widths = (2, *channels)
-        sizes = ["keep"] + ["half"] * (len(channels) - 1)
         self.encoder = nnx.List(
-            [conv(ci, co, resize=r) for ci, co, r in zip(widths[:-1], channels, sizes, strict=True)]
+            [
+                conv(ci, co, resize="half" if stage else "keep")
+                for stage, (ci, co) in enumerate(zip(widths[:-1], channels, strict=True))
+            ]
         )
         width, narrow = channels[-1], channels[0] // 2
         self.up, self.decoder = nnx.List([]), nnx.List([])

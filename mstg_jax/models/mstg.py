@@ -120,12 +120,16 @@ class Branch(nnx.Module):
 
 
 class ChannelAttention(nnx.Module):
-    """Squeeze and excite (Hu et al. 2018): channels weighted by their mean over all voxels."""
+    """Squeeze and excite (Hu et al. 2018): channels weighted by their mean over all voxels.
+
+    SiLU, where the source has ReLU: of the few hidden units here all may start switched off.
+    """
 
     def __init__(self, channels: int, *, rng: np.random.Generator):
-        self.squeeze = Linear(channels, max(1, channels // 2), rng=rng)
-        self.excite = Linear(max(1, channels // 2), channels, rng=rng)
+        hidden = max(4, channels // 2)
+        self.squeeze = Linear(channels, hidden, rng=rng)
+        self.excite = Linear(hidden, channels, rng=rng)
 
     def __call__(self, x: Features) -> Features:
-        weights = nnx.sigmoid(self.excite(nnx.relu(self.squeeze(x.mean((1, 2, 3, 4))))))
+        weights = nnx.sigmoid(self.excite(nnx.silu(self.squeeze(x.mean((1, 2, 3, 4))))))
         return x * weights[:, None, None, None, None, :]

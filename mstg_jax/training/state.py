@@ -1,6 +1,6 @@
 """What a training run carries from step to step, and the optimiser."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 import jax
 import optax
@@ -11,13 +11,15 @@ from jaxtyping import Array, Int, PyTree
 from mstg_jax.config import OptimConfig
 from mstg_jax.methods import Method, new_model
 
+Params: TypeAlias = Any  # an nnx.State; optax's functions are typed to return any tree
+
 
 class TrainState(NamedTuple):
     """Plain arrays only, so that the step is a pure function of it."""
 
     step: Int[Array, ""]
-    params: nnx.State
-    ema: nnx.State
+    params: Params
+    ema: Params
     opt_state: PyTree
 
 

@@ -6,7 +6,7 @@ from typing import Self
 
 
 class StopRequest:
-    """`with StopRequest() as stop: ... if stop.requested: save and leave`. A second one interrupts."""
+    """`with StopRequest() as stop: ... if stop.requested: save, leave`. A second one interrupts."""
 
     def __init__(self) -> None:
         self.requested = False

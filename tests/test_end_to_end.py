@@ -1,0 +1,214 @@
+"""The whole product as its users run it: train, stop, resume, sample; each in its own process."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+from PIL import Image
+
+REPO = Path(__file__).parents[1]
+
+
+def command(script: str, *args: object, cache: Path) -> subprocess.Popen[str]:
+    """Start train.py or sample.py with one device and the shared cache of compiled programs."""
+    env = os.environ | {
+        "JAX_PLATFORMS": "cpu",
+        "XLA_FLAGS": "--xla_backend_optimization_level=0",
+        "JAX_COMPILATION_CACHE_DIR": str(cache / "programs"),
+        "PYTHONUNBUFFERED": "1",
+    }
+    return subprocess.Popen(
+        [sys.executable, str(REPO / script), *map(str, args)],
+        cwd=cache,
+        env=env,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+
+
+def run(script: str, *args: object, cache: Path, code: int = 0) -> str:
+    process = command(script, *args, cache=cache)
+    output, _ = process.communicate(timeout=500)
+    assert process.returncode == code, output
+    return output
+
+
+def train_lines(folder: Path) -> list[dict]:
+    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    return [line for line in lines if line["kind"] == "train"]
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory) -> Path:
+    return tmp_path_factory.mktemp("product")
+
+
+@pytest.fixture(scope="module")
+def finished(cache: Path) -> Path:
+    """Four uninterrupted steps of the demo's twin on its phantom."""
+    output = run("train.py", "demo-tiny", "--data.cache", cache, "--run", "whole", cache=cache)
+    assert "using the beating-heart phantom" in output
+    assert "done at step 4" in output
+    return cache / "whole"
+
+
+def test_training_leaves_a_complete_run(finished: Path):
+    assert [line["step"] for line in train_lines(finished)] == [1, 2, 3, 4]
+    assert sorted(p.name for p in (finished / "checkpoints").iterdir()) == ["2", "4"]
+    validation = json.loads((finished / "metrics.jsonl").read_text().splitlines()[-1])
+    assert validation["kind"] == "validation"
+    assert {"psnr", "ssim", "nmse", "dice"} <= set(validation)
+    assert Image.open(finished / "pictures" / "step-000004.png").size[0] > 500
+    assert list((finished / "tensorboard").iterdir())
+
+
+def test_killed_and_resumed_equals_uninterrupted_to_the_last_bit(finished: Path, cache: Path):
+    folder = cache / "killed"
+    slow = command(
+        "train.py", "demo-tiny", "--data.cache", cache, "--run", folder, "--train.steps", "400",
+        cache=cache,
+    )  # fmt: skip
+    deadline = time.monotonic() + 400
+    while not (folder / "checkpoints" / "2").is_dir() or len(train_lines(folder)) < 3:
+        assert slow.poll() is None, slow.communicate()[0]
+        assert time.monotonic() < deadline, "no checkpoint before the deadline"
+        time.sleep(0.02)
+    slow.send_signal(signal.SIGKILL)
+    slow.communicate()
+    kept = {int(p.name) for p in (folder / "checkpoints").iterdir() if p.name.isdigit()}
+    last = max(kept)
+    run("train.py", "--resume", "--run", folder, "--train.steps", last + 2, cache=cache)
+    resumed = [line for line in train_lines(folder) if line["step"] > last]
+
+    run(
+        "train.py", "demo-tiny", "--data.cache", cache, "--run", "straight", "--train.steps",
+        last + 2, cache=cache,
+    )  # fmt: skip
+    straight = [line for line in train_lines(cache / "straight") if line["step"] > last]
+    assert [line["step"] for line in resumed] == [last + 1, last + 2]
+    assert resumed == straight
+
+
+def test_ctrl_c_saves_and_exits_cleanly(finished: Path, cache: Path):
+    folder = cache / "stopped"
+    process = command(
+        "train.py", "demo-tiny", "--data.cache", cache, "--run", folder, "--train.steps", "400",
+        "--train.save-every", "300", cache=cache,
+    )  # fmt: skip
+    deadline = time.monotonic() + 400
+    while not (folder / "metrics.jsonl").is_file() or not train_lines(folder):
+        assert process.poll() is None, process.communicate()[0]
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    process.send_signal(signal.SIGINT)
+    output, _ = process.communicate(timeout=100)
+    assert process.returncode == 0, output
+    step = train_lines(folder)[-1]["step"]
+    assert f"stopped at step {step}" in output
+    assert f"continue with: python train.py --resume --run {folder}" in output
+    assert (folder / "checkpoints" / str(step)).is_dir()
+
+
+def test_a_loss_that_is_not_finite_stops_with_step_and_patients(finished: Path, cache: Path):
+    output = run(
+        "train.py", "demo-tiny", "--data.cache", cache, "--run", "diverged",
+        "--optim.learning-rate", "1e30", "--optim.clip", "0", cache=cache, code=1,
+    )  # fmt: skip
+    assert "stopped: step" in output
+    assert "on patient00" in output
+    assert "the last good checkpoint is" in output
+
+
+def test_sampling_writes_native_volumes_pictures_and_metrics(finished: Path, cache: Path):
+    args = ("--run", finished, "--labels", "--flow")
+    output = run("sample.py", *args, "--out", "first", cache=cache)
+    assert "| blend |" in output
+    folder = cache / "first" / "patient005"
+    source = nib.Nifti1Image.from_filename(
+        next(cache.glob("phantom-*")) / "testing/patient005/patient005_4d.nii.gz"
+    )
+    made = nib.Nifti1Image.from_filename(folder / "sequence.nii.gz")
+    assert made.shape[:3] == source.shape[:3]
+    assert np.array_equal(made.affine, source.affine)
+    assert made.header.get_zooms()[:3] == source.header.get_zooms()[:3]
+    assert np.isclose(made.header.get_zooms()[3], source.header.get_zooms()[3])
+    labels = nib.Nifti1Image.from_filename(folder / "labels.nii.gz")
+    assert labels.shape == made.shape
+    assert labels.get_data_dtype() == np.uint8
+    flow = nib.Nifti1Image.from_filename(folder / "flow.nii.gz")
+    assert flow.shape == (*made.shape, 3)
+    metrics = json.loads((folder / "metrics.json").read_text())
+    assert set(metrics) == {"mstg", "copy", "blend"}
+    with Image.open(folder / "animation.gif") as gif:
+        assert gif.n_frames >= made.shape[3]
+
+    run("sample.py", *args, "--out", "second", cache=cache)
+    for path in folder.iterdir():
+        twin = cache / "second" / "patient005" / path.name
+        assert twin.read_bytes() == path.read_bytes(), path.name
+
+
+def test_sampling_a_pair_of_files_and_another_number_of_frames(finished: Path, cache: Path):
+    patient = next(cache.glob("phantom-*")) / "testing" / "patient005"
+    labels = {p.name.split("_gt")[0] for p in patient.glob("*_frame*_gt.nii.gz")}
+    first, second = sorted(patient / f"{name}.nii.gz" for name in labels)
+    ed = int(
+        next(line for line in (patient / "Info.cfg").read_text().splitlines() if "ED" in line)[3:]
+    )
+    ed_file, es_file = (first, second) if f"frame{ed:02}" in first.name else (second, first)
+    run(
+        "sample.py", "--run", finished, "--ed", ed_file, "--es", es_file, "--frames", "5", "--out",
+        "pair", cache=cache,
+    )  # fmt: skip
+    folder = cache / "pair" / ed_file.name.removesuffix(".nii.gz")
+    assert nib.Nifti1Image.from_filename(folder / "sequence.nii.gz").shape[3] == 5
+    assert not (folder / "metrics.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        (("train.py", "demo-tiny", "--data.size", "15", "32", "32"), "must be a multiple of"),
+        (("train.py", "demo-tiny", "--method", "blend"), "has no parameters"),
+        (("train.py", "demo-tiny", "--data.root", "absent"), "absent: no such folder"),
+        (("train.py", "--resume", "--run", "absent"), "absent is not a run"),
+        (("sample.py", "--run", "absent"), "absent is not a run"),
+        (("sample.py", "--ed", "a.nii"), "--ed and --es go together"),
+        (("sample.py", "--run", "whole", "--patient", "patient999"), "has no patient999"),
+        (("sample.py", "--run", "whole", "--frames", "1"), "--frames is 1"),
+    ],
+)
+def test_wrong_use_says_what_is_needed(args, message: str, finished: Path, cache: Path):
+    output = run(*args, cache=cache, code=1)
+    assert message in output
+    assert "Traceback" not in output
+
+
+def test_resume_refuses_other_settings(finished: Path, cache: Path):
+    output = run("train.py", "--resume", "--run", finished, "--model.no-gate", cache=cache, code=1)
+    assert "model.gate: True -> False" in output
+    output = run("train.py", "demo-tiny", "--run", finished, cache=cache, code=1)
+    assert "already holds a run" in output
+
+
+def test_help_is_instant():
+    started = time.monotonic()
+    done = subprocess.run(
+        [sys.executable, str(REPO / "train.py"), "--help"], capture_output=True, text=True
+    )
+    assert done.returncode == 0
+    assert "demo" in done.stdout
+    assert time.monotonic() - started < 3  # 0.4 s when idle; the machine may be busy with tests
+
+
+def test_help_does_not_import_jax():
+    code = "import sys; import mstg_jax.cli; sys.exit('jax' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], cwd=REPO).returncode == 0

@@ -1,0 +1,129 @@
+"""The train step over a mesh, the optimiser, the log, and the request to stop."""
+
+import json
+import os
+import signal
+from dataclasses import replace
+from itertools import pairwise
+
+import chex
+import jax
+import numpy as np
+import pytest
+from jax import numpy as jnp
+from jax.sharding import AxisType
+
+from mstg_jax.config import PRESETS, OptimConfig, SettingsError
+from mstg_jax.methods import make_method
+from mstg_jax.training.log import RunLog
+from mstg_jax.training.sharding import make_mesh, replicate, to_device
+from mstg_jax.training.state import init_state, make_optimiser
+from mstg_jax.training.step import make_train_step
+from mstg_jax.training.stop import StopRequest
+
+TINY = PRESETS["ddm-tiny"][1]
+SIZE = (8, 16, 16)
+
+
+def batch_of(count: int) -> dict[str, np.ndarray]:
+    rng = np.random.default_rng(0)
+    volume = lambda *shape: rng.random((count, *shape), np.float32)  # noqa: E731
+    return {
+        "ed": volume(*SIZE),
+        "es": volume(*SIZE),
+        "frames": volume(1, *SIZE),
+        "gammas": volume(1),
+        "fov": np.ones((count, *SIZE), np.bool_),
+    }
+
+
+def steps_on(devices: int, count: int) -> tuple[list[float], jax.Array]:
+    """Losses of three steps on a batch of 4 over so many devices, and the first weights after."""
+    optim = OptimConfig(learning_rate=1e-2, clip=1.0)
+    mesh = jax.make_mesh(
+        (devices,), ("data",), axis_types=(AxisType.Auto,), devices=jax.devices()[:devices]
+    )
+    method = make_method(TINY)
+    optimiser = make_optimiser(optim, count)
+    graph, state = init_state(method, optimiser, seed=0)
+    step = make_train_step(method, graph, optimiser, optim, mesh)
+    state, key = replicate(state, mesh), jax.random.key(0)
+    losses = []
+    for _ in range(count):
+        state, metrics = step(state, to_device(batch_of(4), mesh), key)
+        losses.append(float(metrics["loss"]))
+    assert int(state.step) == count
+    return losses, jax.tree.leaves(state.ema)[0]
+
+
+def test_the_step_is_the_same_on_one_device_and_on_four():
+    one, weights_one = steps_on(1, 3)
+    four, weights_four = steps_on(4, 3)
+    np.testing.assert_allclose(one, four, rtol=1e-4)
+    np.testing.assert_allclose(weights_one, weights_four, rtol=1e-3, atol=1e-5)
+    assert one[0] != one[1]
+
+
+def test_a_batch_that_the_devices_cannot_share_is_refused():
+    assert jax.device_count() == 4
+    with pytest.raises(SettingsError, match="choose a multiple of 4"):
+        make_mesh(6)
+
+
+def test_the_learning_rate_warms_up_and_decays():
+    config = OptimConfig(learning_rate=1.0, warmup=4, decay="cosine", betas=(0.0, 0.0))
+    optimiser = make_optimiser(config, 12)
+    params = jnp.zeros(3)
+    state = optimiser.init(params)
+    sizes = []
+    with jax.numpy_dtype_promotion("standard"):
+        for _ in range(12):
+            updates, state = optimiser.update(jnp.ones(3), state, params)
+            sizes.append(float(-updates[0]))  # with betas of 0 Adam's step is the sign
+    np.testing.assert_allclose(sizes[:4], [0.25, 0.5, 0.75, 1.0], rtol=1e-5)
+    assert sizes[4] == pytest.approx(1.0)
+    assert all(a > b for a, b in pairwise(sizes[4:]))
+    assert sizes[-1] < 0.05
+
+
+def test_new_states_are_a_function_of_the_seed():
+    states = [
+        init_state(make_method(TINY), make_optimiser(TINY.optim, 1), seed)[1] for seed in (0, 0, 1)
+    ]
+    chex.assert_trees_all_equal(states[0], states[1])
+    first, other = (jax.tree.leaves(states[i].params) for i in (0, 2))
+    assert any(not np.array_equal(a, b) for a, b in zip(first, other, strict=True))
+
+
+def test_a_resumed_log_drops_what_will_be_done_again(tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    log = RunLog(tmp_path, 0, write=True)
+    for step in (1, 2, 3):
+        log.add(step, "train", {"loss": float(step)})
+    log.close()
+    with path.open("a") as file:
+        file.write('{"step": 4, "ki')  # a crash in the middle of a line
+    log = RunLog(tmp_path, 2, write=True)
+    log.add(3, "train", {"loss": 30.0})
+    log.close()
+    lines = [json.loads(line) for line in path.read_text().splitlines()]
+    assert [(line["step"], line["loss"]) for line in lines] == [(1, 1.0), (2, 2.0), (3, 30.0)]
+
+
+def test_the_first_signal_asks_and_the_second_interrupts(capsys):
+    before = signal.getsignal(signal.SIGINT)
+    with StopRequest() as stop:
+        assert not stop.requested
+        os.kill(os.getpid(), signal.SIGINT)
+        assert stop.requested
+        with pytest.raises(KeyboardInterrupt):
+            os.kill(os.getpid(), signal.SIGTERM)
+    assert "SIGINT: stopping" in capsys.readouterr().out
+    assert signal.getsignal(signal.SIGINT) is before
+
+
+def test_untrainable_methods_build_a_model_without_parameters():
+    method = make_method(replace(TINY, method="copy"))
+    assert not method.trainable
+    _, state = init_state(method, make_optimiser(TINY.optim, 1), 0)
+    assert not jax.tree.leaves(state.params)
