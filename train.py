@@ -76,7 +76,13 @@ def train(config: Config) -> int:
         f"{jax.devices()[0].device_kind} -> {run}"
     )
 
-    bar = tqdm(initial=start, total=settings.steps, unit="step", disable=not first, smoothing=0.1)
+    bar = tqdm(
+        initial=start,
+        total=settings.steps,
+        unit="step",
+        disable=not first,
+        mininterval=0.1 if sys.stderr.isatty() else 30,  # a log file wants lines, not frames
+    )
     with StopRequest() as stop, bar:
         for step in range(start + 1, settings.steps + 1):
             batch = next(batches)

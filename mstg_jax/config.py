@@ -220,7 +220,7 @@ DEMO = replace(
     ACDC_SMALL,
     data=DataConfig(size=(16, 64, 64), spacing=(6.0, 2.2, 2.2), phantom_patients=(40, 8)),
     optim=OptimConfig(learning_rate=1e-3, warmup=50, decay="cosine", clip=1.0, ema=0.99),
-    train=TrainConfig(steps=500, validate_every=250, save_every=250),
+    train=TrainConfig(steps=300, validate_every=150, save_every=150),
 )
 
 FULL_PRESETS: dict[str, tuple[str, Config]] = {

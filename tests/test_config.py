@@ -38,7 +38,7 @@ def test_flags_override_presets_and_demo_is_the_default():
     assert sorted(differences(demo, config)) == [
         "data.skip_bad: False -> True",
         "model.mixer_stages: (2, 3) -> (3,)",
-        "train.steps: 500 -> 7",
+        "train.steps: 300 -> 7",
     ]
 
 
