@@ -34,6 +34,13 @@ def command(script: str, *args: object, cache: Path) -> subprocess.Popen[str]:
     )
 
 
+def training(folder: Path | str, *args: object, cache: Path) -> tuple[object, ...]:
+    """Arguments of a tiny run; its rate is constant, so that runs of any length share a program."""
+    return (
+        "demo-tiny", "--data.cache", cache, "--run", folder, "--optim.decay", "constant", *args,
+    )  # fmt: skip
+
+
 def run(script: str, *args: object, cache: Path, code: int = 0) -> str:
     process = command(script, *args, cache=cache)
     output, _ = process.communicate(timeout=500)
@@ -54,7 +61,7 @@ def cache(tmp_path_factory) -> Path:
 @pytest.fixture(scope="module")
 def finished(cache: Path) -> Path:
     """Four uninterrupted steps of the demo's twin on its phantom."""
-    output = run("train.py", "demo-tiny", "--data.cache", cache, "--run", "whole", cache=cache)
+    output = run("train.py", *training("whole", cache=cache), cache=cache)
     assert "using the beating-heart phantom" in output
     assert "done at step 4" in output
     return cache / "whole"
@@ -72,10 +79,7 @@ def test_training_leaves_a_complete_run(finished: Path):
 
 def test_killed_and_resumed_equals_uninterrupted_to_the_last_bit(finished: Path, cache: Path):
     folder = cache / "killed"
-    slow = command(
-        "train.py", "demo-tiny", "--data.cache", cache, "--run", folder, "--train.steps", "400",
-        cache=cache,
-    )  # fmt: skip
+    slow = command("train.py", *training(folder, "--train.steps", 400, cache=cache), cache=cache)
     deadline = time.monotonic() + 400
     while not (folder / "checkpoints" / "2").is_dir() or len(train_lines(folder)) < 3:
         assert slow.poll() is None, slow.communicate()[0]
@@ -88,10 +92,7 @@ def test_killed_and_resumed_equals_uninterrupted_to_the_last_bit(finished: Path,
     run("train.py", "--resume", "--run", folder, "--train.steps", last + 2, cache=cache)
     resumed = [line for line in train_lines(folder) if line["step"] > last]
 
-    run(
-        "train.py", "demo-tiny", "--data.cache", cache, "--run", "straight", "--train.steps",
-        last + 2, cache=cache,
-    )  # fmt: skip
+    run("train.py", *training("straight", "--train.steps", last + 2, cache=cache), cache=cache)
     straight = [line for line in train_lines(cache / "straight") if line["step"] > last]
     assert [line["step"] for line in resumed] == [last + 1, last + 2]
     assert resumed == straight
@@ -99,10 +100,8 @@ def test_killed_and_resumed_equals_uninterrupted_to_the_last_bit(finished: Path,
 
 def test_ctrl_c_saves_and_exits_cleanly(finished: Path, cache: Path):
     folder = cache / "stopped"
-    process = command(
-        "train.py", "demo-tiny", "--data.cache", cache, "--run", folder, "--train.steps", "400",
-        "--train.save-every", "300", cache=cache,
-    )  # fmt: skip
+    long = training(folder, "--train.steps", 400, "--train.save-every", 300, cache=cache)
+    process = command("train.py", *long, cache=cache)
     deadline = time.monotonic() + 400
     while not (folder / "metrics.jsonl").is_file() or not train_lines(folder):
         assert process.poll() is None, process.communicate()[0]
@@ -118,10 +117,8 @@ def test_ctrl_c_saves_and_exits_cleanly(finished: Path, cache: Path):
 
 
 def test_a_loss_that_is_not_finite_stops_with_step_and_patients(finished: Path, cache: Path):
-    output = run(
-        "train.py", "demo-tiny", "--data.cache", cache, "--run", "diverged",
-        "--optim.learning-rate", "1e30", "--optim.clip", "0", cache=cache, code=1,
-    )  # fmt: skip
+    wild = training("diverged", "--optim.learning-rate", "1e30", cache=cache)
+    output = run("train.py", *wild, cache=cache, code=1)
     assert "stopped: step" in output
     assert "on patient00" in output
     assert "the last good checkpoint is" in output

@@ -2,7 +2,6 @@
 
 import signal
 from types import FrameType, TracebackType
-from typing import Self
 
 
 class StopRequest:
@@ -12,7 +11,7 @@ class StopRequest:
         self.requested = False
         self._before: dict[int, object] = {}
 
-    def __enter__(self) -> Self:
+    def __enter__(self) -> "StopRequest":
         for number in (signal.SIGINT, signal.SIGTERM):
             self._before[number] = signal.signal(number, self._request)
         return self
