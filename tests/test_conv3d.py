@@ -69,7 +69,7 @@ def test_values_and_gradients(case):
 
 @pytest.mark.parametrize("function", [conv3d, half, conv3d_nearest_twice, conv3d_transpose_twice])
 def test_the_platform_chooses_the_form(function):
-    """Forward and backward: 3D convolutions on accelerators, 2D ones on CPU."""
+    """3D convolutions on accelerators, 2D ones or a matrix product on CPU; backward too."""
 
     def gradients(x, kernel):
         return jax.grad(lambda x, k: jnp.sum(jnp.sin(function(x, k))), argnums=(0, 1))(x, kernel)
@@ -85,7 +85,8 @@ def test_the_platform_chooses_the_form(function):
             convolutions = text[platform].count("stablehlo.convolution")
             assert convolutions >= count, platform
             assert spatial_dimensions(text[platform]) == {3}, platform
-        assert spatial_dimensions(text["cpu"]) == {2}
+        assert spatial_dimensions(text["cpu"]) <= {2}
+        assert "dot_general" in text["cpu"] or spatial_dimensions(text["cpu"])
 
 
 def spatial_dimensions(text):

@@ -73,7 +73,8 @@ def test_training_leaves_a_complete_run(finished: Path):
     validation = json.loads((finished / "metrics.jsonl").read_text().splitlines()[-1])
     assert validation["kind"] == "validation"
     assert {"psnr", "ssim", "nmse", "dice"} <= set(validation)
-    assert Image.open(finished / "pictures" / "step-000004.png").size[0] > 500
+    with Image.open(finished / "pictures" / "step-000004.png") as picture:
+        assert picture.width > 500
     assert list((finished / "tensorboard").iterdir())
 
 

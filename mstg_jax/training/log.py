@@ -36,6 +36,6 @@ class RunLog:
 def _step(line: str) -> float:
     """A line cut short by a crash belongs to no step."""
     try:
-        return json.loads(line)["step"]
+        return float(json.loads(line)["step"])
     except (ValueError, KeyError):
         return float("inf")

@@ -46,7 +46,7 @@ def make_train_step(
         done = state.step.astype(jnp.float32)
         decay = jnp.minimum(config.ema, (1 + done) / (10 + done))
         ema = optax.incremental_update(params, state.ema, 1 - decay)
-        metrics = {"loss": value, **parts, "grad_norm": optax.global_norm(gradients)}
+        metrics = {"loss": value, **parts, "grad_norm": optax.tree.norm(gradients)}
         return TrainState(state.step + 1, params, ema, opt_state), metrics
 
     replicated = NamedSharding(mesh, PartitionSpec())
