@@ -2,6 +2,7 @@
 
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 
 from mstg_jax.cli import parse_train
 from mstg_jax.config import Config, SettingsError
@@ -44,7 +45,7 @@ def train(config: Config) -> int:
     settings, method = config.train, make_method(config)
     if not method.trainable:
         raise SettingsError(
-            f"method {config.method} has no parameters; sample.py runs it untrained"
+            f"method {config.method} has no parameters; sample.py shows it beside every run"
         )
     training, validation = load_examples(config.data)
     mesh = make_mesh(settings.batch)
@@ -61,7 +62,10 @@ def train(config: Config) -> int:
     state = replicate(state, mesh)
     first = jax.process_index() == 0
 
-    run = runs.find(config.run) if config.resume else runs.create(config)
+    if config.resume:
+        run = runs.find(config.run)
+    else:
+        run = runs.create(config) if first else Path(str(config.run))
     checkpoints = Checkpoints(run, settings.keep)
     if config.resume:
         state = checkpoints.restore(state, batches)
@@ -109,7 +113,8 @@ def train(config: Config) -> int:
             if first and (step % settings.validate_every == 0 or step == settings.steps):
                 picture = run / "pictures" / f"step-{step:06d}.png"
                 chosen = validation[: settings.validate_patients]
-                scores = validate(method, (graph, state.ema), chosen, picture)
+                model = (graph, jax.device_get(state.ema))  # this process's own copy
+                scores = validate(method, model, chosen, picture)
                 log.add(step, "validation", scores)
                 shown = ", ".join(f"{name} {value:.4g}" for name, value in scores.items())
                 bar.write(f"step {step}: {shown}; {picture}")

@@ -157,6 +157,8 @@ def check(config: Config) -> None:
             f"data.size is {data.size}, but the networks halve it {halvings} times: "
             f"each of d, h, w must be a multiple of {2**halvings}"
         )
+    if train.distributed and config.run is None:
+        raise SettingsError("train.distributed needs --run: one folder that every process sees")
     positive = {
         "data.spacing": min(data.spacing),
         "train.steps": train.steps,

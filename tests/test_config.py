@@ -52,6 +52,7 @@ def test_flags_override_presets_and_demo_is_the_default():
         (Config(model=ModelConfig(mixer_stages=(1, 4))), r"there are stages 0\.\.3"),
         (Config(optim=OptimConfig(learning_rate=-1e-4)), r"optim\.learning_rate is -0\.0001"),
         (Config(train=TrainConfig(batch=0)), r"train\.batch is 0"),
+        (Config(train=TrainConfig(distributed=True)), r"train\.distributed needs --run"),
     ],
 )
 def test_settings_that_cannot_work_are_refused(config: Config, message: str):
