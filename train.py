@@ -107,8 +107,7 @@ def train(config: Config) -> int:
                 return 1
             if step % settings.log_every == 0 or step == settings.steps:
                 log.add(step, "train", values)
-            last = step == settings.steps or stop.requested
-            if step % settings.save_every == 0 or last:
+            if step % settings.save_every == 0 or step == settings.steps:
                 checkpoints.save(state, config, batches)
             if first and (step % settings.validate_every == 0 or step == settings.steps):
                 picture = run / "pictures" / f"step-{step:06d}.png"
@@ -118,7 +117,8 @@ def train(config: Config) -> int:
                 log.add(step, "validation", scores)
                 shown = ", ".join(f"{name} {value:.4g}" for name, value in scores.items())
                 bar.write(f"step {step}: {shown}; {picture}")
-            if stop.requested:
+            if stop.requested:  # asked here, so that a request during validation is saved too
+                checkpoints.save(state, config, batches)
                 break
     checkpoints.close()
     log.close()

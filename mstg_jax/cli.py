@@ -58,7 +58,7 @@ def _resumed(args: list[str]) -> Config:
     try:
         folder = runs.find(known.run)
         stored = runs.read_config(folder)
-    except (FileNotFoundError, ValueError) as error:
+    except (FileNotFoundError, SettingsError) as error:
         sys.exit(f"train.py --resume: {error}")
     if args and args[0] in PRESETS:
         args = args[1:]  # the run has its settings; the preset it began with is harmless

@@ -12,7 +12,7 @@ import json
 import time
 from pathlib import Path
 
-from mstg_jax.config import Config, from_json, to_json
+from mstg_jax.config import Config, SettingsError, from_json, to_json
 
 ROOT = Path("runs")
 
@@ -46,9 +46,9 @@ def find(name: str | None) -> Path:
 
 
 def read_config(folder: Path) -> Config:
-    """Raises ValueError naming the file if it is not a run's config."""
+    """Raises SettingsError naming the file if it is not a run's config."""
     path = folder / "config.json"
     try:
         return from_json(json.loads(path.read_text()))
     except (ValueError, TypeError, KeyError) as error:
-        raise ValueError(f"{path} cannot be read as a run's settings: {error}") from error
+        raise SettingsError(f"{path} cannot be read as a run's settings: {error}") from error

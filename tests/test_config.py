@@ -64,7 +64,7 @@ def test_unknown_stored_setting_names_the_file(tmp_path):
     stored = to_json(Config())
     stored["model"]["banana"] = 1
     (tmp_path / "config.json").write_text(json.dumps(stored))
-    with pytest.raises(ValueError, match=r"config\.json .*unknown settings.*banana"):
+    with pytest.raises(SettingsError, match=r"config\.json .*unknown settings.*banana"):
         runs.read_config(tmp_path)
 
 

@@ -27,7 +27,10 @@ SIZE = (8, 16, 16)
 
 def batch_of(count: int) -> dict[str, np.ndarray]:
     rng = np.random.default_rng(0)
-    volume = lambda *shape: rng.random((count, *shape), np.float32)  # noqa: E731
+
+    def volume(*shape: int) -> np.ndarray:
+        return rng.random((count, *shape), np.float32)
+
     return {
         "ed": volume(*SIZE),
         "es": volume(*SIZE),
