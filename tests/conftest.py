@@ -14,6 +14,7 @@ os.environ["XLA_FLAGS"] = (
 install_import_hook(["mstg_jax", "kernels"], "beartype.beartype")
 
 import jax  # noqa: E402  after its environment
+from hypothesis import settings  # noqa: E402
 
 # Not by environment variables: the programs that tests start run as a user's would.
 jax.config.update("jax_numpy_dtype_promotion", "strict")
@@ -25,3 +26,9 @@ def pytest_configure(config):
     config.addinivalue_line(
         "filterwarnings", "ignore::beartype.roar.BeartypeDecorHintPep585DeprecationWarning"
     )
+
+
+# `pytest --hypothesis-profile=many` for a long look.
+settings.register_profile("few", max_examples=8)
+settings.register_profile("many", max_examples=200)
+settings.load_profile("few")

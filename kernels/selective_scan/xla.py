@@ -1,56 +1,87 @@
-"""Implementations in plain XLA: they run on every platform. Arguments as in reference.py."""
+"""Implementations in plain XLA: they run on every platform.
 
-from collections.abc import Callable
+Chunks of tokens follow one another, carrying the state; the backward pass walks them the other way
+and recomputes a chunk's states from the one that enters it, so that nothing larger than a chunk is
+ever held. Inside, states are (n b g p) with the channels last: sums over n then add whole rows. On
+CPU (2 cores, l = 4096, d = 64, n = 16) a forward pass takes 4 ms so, and 7 ms with n last.
+"""
+
+from typing import Any, NamedTuple
 
 import jax
 from jax import Array, lax
 from jax import numpy as jnp
 
-from kernels.selective_scan.reference import (
-    Projection,
-    Rates,
-    Sequence,
-    State,
-    TimeMajor,
-    TimeMajorProjection,
-    scan_steps,
-    time_major,
-)
-
-CHUNK = 256
+from kernels.selective_scan.form import Arguments, Entries, Options, State, Tokens
+from kernels.selective_scan.time_major import Fixed, Layout, Rows, gated, rows_of
+from kernels.selective_scan.time_major import Tokens as Chunk
 
 
-def sequential(
-    u: Sequence, delta: Sequence, A: Rates, B: Projection, C: Projection, h0: State
-) -> tuple[Sequence, State]:
-    """A scan of checkpointed chunks: only the chunks' entry states are kept for the backward pass.
+class Sequential:
+    """One token after the other: fastest on CPU, where the state stays in the first-level cache."""
 
-    Fastest on CPU, where the state stays in the first-level cache.
-    """
-    return _over_chunks(scan_steps, u, delta, A, B, C, h0)
+    @staticmethod
+    def states(h: Array, rows: Rows, A: Array, reverse: bool) -> tuple[Array, Array, Array]:
+        """The last state, every state (t n b g p) and y (t b g p)."""
+        varying, constant = _split(rows)
+
+        def step(h: Array, token: dict[str, Array]) -> tuple[Array, tuple[Array, Array]]:
+            u, delta, B, C = _join(token, constant)
+            h = jnp.exp(delta[None] * A) * h + (delta * u)[None] * B
+            return h, (h, jnp.sum(h * C, axis=0))
+
+        last, (h_all, y) = lax.scan(step, h, varying, reverse=reverse)
+        return last, h_all, y
+
+    @staticmethod
+    def adjoints(
+        r: Array, rows: Rows, A: Array, dy: Array, h_all: Array, reverse: bool
+    ) -> tuple[Array, Array, Rows]:
+        """From r, the gradient of the chunk's last state: that of the state that enters it, and
+        the gradients of A and of the rows."""
+        varying, constant = _split(rows)
+
+        def step(carry: tuple[Array, Array], token: Any) -> tuple[tuple[Array, Array], Rows]:
+            (r, dA), (rest, dy, h) = carry, token
+            row = _join(rest, constant)
+            adjoint = r + dy[None] * row.C
+            to_A, gradients = _token_gradients(adjoint, h, row, A, dy)
+            return (jnp.exp(row.delta[None] * A) * adjoint, dA + to_A), gradients
+
+        start = (r, jnp.zeros_like(A))
+        (r, dA), gradients = lax.scan(step, start, (varying, dy, h_all), reverse=not reverse)
+        return r, dA, gradients
 
 
-def associative(
-    u: Sequence, delta: Sequence, A: Rates, B: Projection, C: Projection, h0: State
-) -> tuple[Sequence, State]:
-    """Chunks in sequence, `lax.associative_scan` inside a chunk: log(chunk) parallel steps each."""
+class Associative:
+    """`lax.associative_scan` inside a chunk: log(chunk) parallel steps; the portable fallback."""
 
-    def chunk(
-        u: TimeMajor,
-        delta: TimeMajor,
-        A: Rates,
-        B: TimeMajorProjection,
-        C: TimeMajorProjection,
-        h0: State,
-    ) -> tuple[TimeMajor, State]:
-        B, C = (M if M.ndim == 5 else M[None] for M in (B, C))
-        decay = jnp.exp(delta[..., None] * A[None, None])
-        entered = (delta * u)[..., None] * B
-        product, local = lax.associative_scan(_combine, (decay, entered), axis=0)
-        states = product * h0[None] + local
-        return jnp.sum(states * C, axis=-1), states[-1]
+    @staticmethod
+    def states(h: Array, rows: Rows, A: Array, reverse: bool) -> tuple[Array, Array, Array]:
+        decay = jnp.exp(rows.delta[:, None] * A[None])
+        entered = (rows.delta * rows.u)[:, None] * rows.B
+        product, local = lax.associative_scan(_combine, (decay, entered), reverse=reverse)
+        h_all = product * h[None] + local
+        return h_all[0 if reverse else -1], h_all, jnp.sum(h_all * rows.C, axis=1)
 
-    return _over_chunks(chunk, u, delta, A, B, C, h0)
+    @staticmethod
+    def adjoints(
+        r: Array, rows: Rows, A: Array, dy: Array, h_all: Array, reverse: bool
+    ) -> tuple[Array, Array, Rows]:
+        decay = jnp.exp(rows.delta[:, None] * A[None])
+        entered = decay * (dy[:, None] * rows.C)
+        product, local = lax.associative_scan(_combine, (decay, entered), reverse=not reverse)
+        before = product * r[None] + local  # gradients of the state that enters each token
+        if reverse:
+            later = jnp.concatenate([r[None], before[:-1]])
+        else:
+            later = jnp.concatenate([before[1:], r[None]])
+        adjoint = later + dy[:, None] * rows.C
+        varying, constant = _split(rows)
+        to_A, gradients = jax.vmap(
+            lambda a, h, token, dy: _token_gradients(a, h, _join(token, constant), A, dy)
+        )(adjoint, h_all, varying, dy)
+        return before[-1 if reverse else 0], jnp.sum(to_A, axis=0), gradients
 
 
 def _combine(left: tuple[Array, Array], right: tuple[Array, Array]) -> tuple[Array, Array]:
@@ -58,32 +89,101 @@ def _combine(left: tuple[Array, Array], right: tuple[Array, Array]) -> tuple[Arr
     return left[0] * right[0], right[0] * left[1] + right[1]
 
 
-def _over_chunks(
-    chunk: Callable[..., tuple[Array, Array]],
-    u: Sequence,
-    delta: Sequence,
-    A: Rates,
-    B: Projection,
-    C: Projection,
-    h0: State,
-) -> tuple[Sequence, State]:
-    """Run `chunk` over pieces of the l axis, carrying the state; gradients recompute its inside."""
-    length = u.shape[1]
-    size = min(CHUNK, length)
-    pad = -length % size  # delta = 0 leaves the state as it is
+def _token_gradients(
+    adjoint: Array, h: Array, row: Rows, A: Array, dy: Array
+) -> tuple[Array, Rows]:
+    """The gradients of A and of one token's row from that of its state h, all (n b g p)."""
+    u, delta, B, C = row
+    entered = (delta * u)[None] * B
+    decayed = adjoint * (h - entered)  # adjoint * exp(delta A) * the state before
+    along = jnp.sum(adjoint * B, axis=0)
+    return (
+        _as(A, decayed * delta[None]),
+        Rows(
+            u=delta * along,
+            delta=u * along + jnp.sum(decayed * A, axis=0),
+            B=_as(B, adjoint * (delta * u)[None]),
+            C=_as(C, h * dy[None]),
+        ),
+    )
 
-    def pieces(x: Array) -> Array:
-        x = jnp.pad(time_major(x), [(0, pad)] + [(0, 0)] * (x.ndim - 1))
-        return x.reshape(-1, size, *x.shape[1:])
 
-    varying = {name: pieces(M) for name, M in (("B", B), ("C", C)) if M.ndim == 5}
+def _as(like: Array, x: Array) -> Array:
+    """x summed over the axes along which `like` was broadcast."""
+    axes = [i for i, n in enumerate(like.shape) if n == 1 != x.shape[i]]
+    return jnp.sum(x, axis=axes, keepdims=True)
 
-    @jax.checkpoint
-    def body(state: Array, at: tuple[Array, Array, dict[str, Array]]) -> tuple[Array, Array]:
-        u_c, delta_c, BC = at
-        y, state = chunk(u_c, delta_c, A, BC.get("B", B), BC.get("C", C), state)
-        return state, y
 
-    last, y = lax.scan(body, h0, (pieces(u), pieces(delta), varying))
-    y = y.reshape(-1, *y.shape[2:])[:length]
-    return time_major(y), last
+def _split(rows: Rows) -> tuple[dict[str, Array], dict[str, Array]]:
+    """What varies with the tokens, and one token's worth of what does not."""
+    named = rows._asdict()
+    varying = {name: x for name, x in named.items() if len(x) == len(rows.u)}
+    return varying, {name: x[0] for name, x in named.items() if name not in varying}
+
+
+def _join(token: dict[str, Array], constant: dict[str, Array]) -> Rows:
+    return Rows(**token, **constant)
+
+
+class Chunked(NamedTuple):
+    """An implementation out of the two walks through one chunk."""
+
+    walk: type[Sequential] | type[Associative]
+
+    def forward(self, args: Arguments, options: Options) -> tuple[Tokens, State, Entries]:
+        layout = Layout(args, options)
+        fixed = layout.fixed(args)
+
+        def chunk(h: Array, x: tuple[Chunk, Array | None]) -> tuple[Array, tuple[Array, Array]]:
+            tokens, valid = x
+            rows = rows_of(tokens, fixed, valid, options)
+            last, _, y = self.walk.states(h, rows, fixed.A, options.reverse)
+            return last, (gated(y, rows.u, fixed.D, tokens.z).astype(args.u.dtype), h)
+
+        chunked = (layout.tokens(args), layout.valid())
+        last, (y, entries) = lax.scan(
+            chunk, layout.states(args.h0), chunked, reverse=options.reverse
+        )
+        entries = jnp.moveaxis(layout.natural_states(entries), 0, 1)
+        return layout.natural(y), layout.natural_states(last), entries
+
+    def backward(
+        self, args: Arguments, entries: Entries, dy: Tokens, dlast: State, options: Options
+    ) -> Arguments:
+        layout = Layout(args, options)
+        fixed = layout.fixed(args)
+
+        def chunk(
+            carry: tuple[Array, Fixed], x: tuple[Chunk, Array | None, Array, Array]
+        ) -> tuple[tuple[Array, Fixed], Chunk]:
+            (r, sums), (tokens, valid, h, dy) = carry, x
+            rows, to_arguments = jax.vjp(
+                lambda tokens, fixed: rows_of(tokens, fixed, valid, options), tokens, fixed
+            )
+            _, h_all, y = self.walk.states(h, rows, fixed.A, options.reverse)
+            to_gate = jax.vjp(gated, y, rows.u, fixed.D, tokens.z)[1]
+            dy, du, dD, dz = to_gate(dy.astype(jnp.float32))
+            r, dA, to_rows = self.walk.adjoints(r, rows, fixed.A, dy, h_all, options.reverse)
+            to_rows = to_rows._replace(u=to_rows.u + du)
+            to_tokens, to_fixed = to_arguments(Rows(*map(_as, rows, to_rows)))
+            sums = jax.tree.map(jnp.add, sums, to_fixed._replace(A=dA, D=dD))
+            return (r, sums), to_tokens._replace(z=dz)
+
+        start = (layout.states(dlast), jax.tree.map(jnp.zeros_like, fixed))
+        by_chunk = layout.states(jnp.moveaxis(entries, 1, 0))
+        chunked = (layout.tokens(args), layout.valid(), by_chunk, layout.chunked(dy))
+        (dh0, sums), gradients = lax.scan(chunk, start, chunked, reverse=not options.reverse)
+        found = {
+            name: layout.natural(g) for name, g in gradients._asdict().items() if g is not None
+        }
+        found |= {
+            name: layout.natural_fixed(name, g)
+            for name, g in sums._asdict().items()
+            if g is not None
+        }
+        found["h0"] = layout.natural_states(dh0)
+        return Arguments(*(found.get(name) for name in Arguments._fields))
+
+
+sequential = Chunked(Sequential)
+associative = Chunked(Associative)

@@ -1,0 +1,79 @@
+"""The one form of the arguments that api.py makes and every implementation takes.
+
+d channels stand in g groups of p = d / g neighbours; each group has its own B and C. Time runs from
+token 0 to l - 1, or from l - 1 to 0 with `Options.reverse`. It is cut into c = ceil(l / chunk)
+chunks; the state that enters each is all that the backward pass gets besides the arguments.
+"""
+
+from typing import Any, NamedTuple, Protocol, TypeAlias, runtime_checkable
+
+from jax import Array
+from jaxtyping import Float, Float32
+
+Tokens: TypeAlias = Float[Array, "b l d"]
+Projection: TypeAlias = Float[Array, "b l g n"] | Float32[Array, "d n"]
+State: TypeAlias = Float32[Array, "b d n"]
+Entries: TypeAlias = Float32[Array, "b c d n"]
+
+
+class Arguments(NamedTuple):
+    """Also the form of their gradients, each in the type of its argument; None stays None.
+
+    B and C vary with the tokens, (b l g n), or are constant, (d n), each on its own.
+    """
+
+    u: Any  # Tokens
+    delta: Any  # Tokens; before bias and softplus
+    A: Any  # Float32 (d n)
+    B: Any  # Projection
+    C: Any  # Projection
+    D: Any  # Float32 (d,) or None
+    z: Any  # Tokens or None
+    delta_bias: Any  # Float32 (d,) or None
+    h0: Any  # State
+
+
+class Options(NamedTuple):
+    """What is fixed when the scan is traced."""
+
+    delta_softplus: bool
+    reverse: bool
+    chunk: int
+
+
+@runtime_checkable
+class Implementation(Protocol):
+    """A module with these two functions. `Entries` has this shape in all of them, so that the
+    platform can be chosen when each pass is lowered; what it holds is the module's own affair."""
+
+    @staticmethod
+    def forward(args: Arguments, options: Options) -> tuple[Tokens, State, Entries]:
+        """y in u's type, the last state, and what `backward` wants to know of the states."""
+        ...
+
+    @staticmethod
+    def backward(
+        args: Arguments, entries: Entries, dy: Tokens, dlast: State, options: Options
+    ) -> Arguments:
+        """The gradients of every argument that is not None."""
+        ...
+
+
+def groups(args: Arguments) -> int:
+    """g: how many groups of channels have their own B and C."""
+    return next((M.shape[2] for M in (args.B, args.C) if M.ndim == 4), 1)
+
+
+def chunks(length: int, options: Options) -> int:
+    """c: how many chunks cover `length` tokens; the last one in time may be short."""
+    return -(-length // options.chunk)
+
+
+def chunk_length(batch: int, length: int, d: int) -> int:
+    """Tokens per chunk, by shape only: the same on every platform.
+
+    Long chunks save little and move little: the states that enter them are n / chunk of u, written
+    and read twice in a forward pass on a GPU. Short ones give a small scan enough parallel
+    programs: (b, l, d) = (1, 1024, 64) has 16 chunks of 64 tokens times 8 blocks of channels.
+    """
+    return 128 if batch * length * d >= 2**19 else 64

@@ -1,0 +1,135 @@
+"""selective_scan_ref of mamba and its gradients as loops in float64, with arguments to try."""
+
+from typing import Any
+
+import numpy as np
+
+Arrays = dict[str, np.ndarray]
+ORDER = ("u", "delta", "A", "B", "C", "D", "z", "delta_bias", "h0")
+FORMS = ("varying", "grouped", "constant")
+
+
+def arguments(
+    length: int, B="varying", C="varying", *, batch=2, d=4, n=3, groups=2, seed=0
+) -> Arrays:
+    rng = np.random.default_rng([length, seed])
+    shapes = {
+        "varying": (batch, length, n),
+        "grouped": (batch, length, groups, n),
+        "constant": (d, n),
+    }
+
+    def draw(*shape: int) -> np.ndarray:
+        return rng.standard_normal(shape).astype(np.float32)
+
+    return {
+        "u": draw(batch, length, d),
+        "delta": draw(batch, length, d),
+        "A": -np.exp(draw(d, n)),
+        "B": draw(*shapes[B]),
+        "C": draw(*shapes[C]),
+        "D": draw(d),
+        "z": draw(batch, length, d),
+        "delta_bias": draw(d) - 1,
+        "h0": draw(batch, d, n),
+    }
+
+
+def cotangents(given: Arrays, seed=1) -> tuple[np.ndarray, np.ndarray]:
+    """For y and the last state."""
+    rng = np.random.default_rng(seed)
+    batch, _, d = given["u"].shape
+    shapes = given["u"].shape, (batch, d, given["A"].shape[1])
+    dy, dlast = (rng.standard_normal(shape).astype(np.float32) for shape in shapes)
+    return dy, dlast
+
+
+def definition(given: Arrays, *, softplus=True, reverse=False) -> tuple[np.ndarray, np.ndarray]:
+    """y (b l d) and the last state (b d n)."""
+    run = _run(given, softplus, reverse)
+    return run["y"], run["states"][-1]
+
+
+def gradients(
+    given: Arrays, dy: np.ndarray, dlast: np.ndarray, *, softplus=True, reverse=False
+) -> Arrays:
+    """Of sum(y dy) + sum(last dlast), for every argument that is given."""
+    run = _run(given, softplus, reverse)
+    u, delta, A, B, C, order = (run[k] for k in ("u", "delta", "A", "B", "C", "order"))
+    out = {k: np.zeros(run[k].shape) for k in ("u", "delta", "A", "B", "C")}
+    ungated = run["ungated"]
+    dy = np.float64(dy)
+    if "z" in given:
+        z = np.float64(given["z"])
+        sigma = 1 / (1 + np.exp(-z))
+        out["z"] = dy * ungated * sigma * (1 + z * (1 - sigma))
+        dy = dy * z * sigma
+    if "D" in given:
+        out["D"] = np.sum(dy * u, axis=(0, 1))
+        out["u"] += dy * given["D"]
+    r = np.float64(dlast)
+    for step, i in reversed(list(enumerate(order))):
+        adjoint = r + dy[:, i, :, None] * C[:, i]
+        before, after = run["states"][step], run["states"][step + 1]
+        decay = np.exp(delta[:, i, :, None] * A)
+        out["C"][:, i] = dy[:, i, :, None] * after
+        out["B"][:, i] = adjoint * (delta * u)[:, i, :, None]
+        along = np.sum(adjoint * B[:, i], axis=-1)
+        decayed = adjoint * decay * before
+        out["u"][:, i] += delta[:, i] * along
+        out["delta"][:, i] = u[:, i] * along + np.sum(decayed * A, axis=-1)
+        out["A"] += np.sum(decayed * delta[:, i, :, None], axis=0)
+        r = decay * adjoint
+    out["h0"] = r
+    if softplus:
+        out["delta"] = out["delta"] * (1 - np.exp(-delta))  # the sigmoid of what softplus took
+    if "delta_bias" in given:
+        out["delta_bias"] = np.sum(out["delta"], axis=(0, 1))
+    for name in ("B", "C"):
+        out[name] = _like(given[name], out[name])
+    return {name: out[name] for name in given}
+
+
+def errors(got: dict[str, Any], wanted: Arrays) -> dict[str, float]:
+    """The largest difference of each array, as a share of its largest value."""
+    return {
+        name: float(np.max(np.abs(np.float64(got[name]) - x)) / max(np.max(np.abs(x)), 1e-30))
+        for name, x in wanted.items()
+    }
+
+
+def _run(given: Arrays, softplus: bool, reverse: bool) -> dict[str, Any]:
+    u, delta, A = (np.float64(given[k]) for k in ("u", "delta", "A"))
+    (batch, length, d), n = u.shape, A.shape[1]
+
+    def per_channel(M: np.ndarray) -> np.ndarray:
+        M = np.float64(M)
+        M = M[:, :, None] if M.ndim == 3 else M
+        M = np.repeat(M, d // M.shape[2], axis=2) if M.ndim == 4 else M[None, None]
+        return np.broadcast_to(M, (batch, length, d, n))
+
+    B, C = per_channel(given["B"]), per_channel(given["C"])
+    delta = delta + given.get("delta_bias", 0.0)
+    delta = np.logaddexp(0, delta) if softplus else delta
+    order = range(length)[:: -1 if reverse else 1]
+    states, y = [np.zeros((batch, d, n)) + given.get("h0", 0.0)], np.zeros((batch, length, d))
+    for i in order:
+        step = delta[:, i, :, None]
+        states.append(np.exp(step * A) * states[-1] + step * B[:, i] * u[:, i, :, None])
+        y[:, i] = np.sum(states[-1] * C[:, i], axis=-1)
+    ungated = y + given.get("D", 0.0) * u
+    y = ungated
+    if "z" in given:
+        y = ungated * given["z"] / (1 + np.exp(-np.float64(given["z"])))
+    parts = {"u": u, "delta": delta, "A": A, "B": B, "C": C, "order": order}
+    return parts | {"states": states, "ungated": ungated, "y": y}
+
+
+def _like(M: np.ndarray, gradient: np.ndarray) -> np.ndarray:
+    """(b l d n) summed to the form in which B or C was given."""
+    if M.ndim == 2:
+        return np.sum(gradient, axis=(0, 1))
+    groups = M.shape[2] if M.ndim == 4 else 1
+    batch, length, d, n = gradient.shape
+    summed = np.sum(gradient.reshape(batch, length, groups, d // groups, n), axis=3)
+    return summed if M.ndim == 4 else summed[:, :, 0]
