@@ -1,0 +1,253 @@
+"""The Triton kernels: their numbers in the interpreter, their machine code, and XLA's programs.
+
+The interpreter must be chosen before triton and the kernels are imported; programs that are started
+here must not see that choice, and compile.
+"""
+
+import json
+import os
+import subprocess
+import sys
+from importlib.util import find_spec
+from pathlib import Path
+
+import numpy as np
+import pytest
+from jax import numpy as jnp
+from scan_oracle import arguments, cotangents, definition, errors, gradients
+
+from kernels.selective_scan.form import Arguments, Options
+from kernels.selective_scan.tuning import Plan, Scan, Tile, carry_tile, gpu_tiles
+
+if find_spec("triton") is None:
+    pytest.skip("triton is not installed", allow_module_level=True)
+os.environ["TRITON_INTERPRET"] = "1"
+try:
+    import triton
+    import triton_interpreter
+    from triton import language as tl
+
+    from kernels.selective_scan import traffic, triton_gpu
+    from kernels.selective_scan.triton_tiles import compose
+
+    @triton.jit
+    def scans(a, b, forth, back):
+        at = tl.arange(0, 4)[:, None] * 2 + tl.arange(0, 2)[None, :]
+        x, y = tl.load(a + at), tl.load(b + at)
+        _, h = tl.associative_scan((x, y), 0, compose)
+        tl.store(forth + at, h)
+        _, h = tl.associative_scan((x, y), 0, compose, reverse=True)
+        tl.store(back + at, h + tl.flip(x, 0))
+finally:
+    del os.environ["TRITON_INTERPRET"]
+
+ROOT = Path(__file__).parents[1]
+OPTIONAL = ("D", "z", "delta_bias", "h0")
+
+
+@pytest.fixture
+def interpreted(monkeypatch):
+    """Small tiles, so that a small scan has several of everything."""
+    triton_interpreter.install(monkeypatch)
+    monkeypatch.setattr(triton_gpu, "_launch", triton_interpreter.launch)
+    monkeypatch.setattr(triton_gpu, "carry_tile", lambda scan: Tile(4, 8, 1, 1, warps=4))
+
+
+def run(given, dy, dlast, *, dtype=jnp.float32, chunk=64, softplus=True, reverse=False):
+    """y and the last state, and the gradients of `given` (a dict as in scan_oracle)."""
+    tokens = {"u", "delta", "z"} | {name for name in ("B", "C") if given[name].ndim > 2}
+    arrays = {k: jnp.asarray(x, dtype if k in tokens else None) for k, x in given.items()}
+    d, n = given["A"].shape
+    arrays.setdefault("h0", jnp.zeros((given["u"].shape[0], d, n)))
+    forms = {k: x[:, :, None] if x.ndim == 3 else x for k, x in arrays.items() if k in ("B", "C")}
+    args = Arguments(**(dict.fromkeys(OPTIONAL) | arrays | forms))
+    options = Options(softplus, reverse, chunk)
+    y, last, entries = triton_gpu.forward(args, options)
+    slopes = triton_gpu.backward(args, entries, jnp.asarray(dy, dtype), jnp.asarray(dlast), options)
+    for x, slope in zip(args, slopes, strict=True):
+        assert (x is None) == (slope is None)
+        assert x is None or (x.shape, x.dtype) == (slope.shape, slope.dtype)
+    assert (y.dtype, last.dtype) == (dtype, jnp.float32)
+    return (y, last), {
+        k: x.reshape(given[k].shape) for k, x in slopes._asdict().items() if k in given
+    }
+
+
+def compare(given, tolerance=1e-5, **options):
+    dy, dlast = cotangents(given)
+    (y, last), slopes = run(given, dy, dlast, **options)
+    same = {k: options[k] for k in ("softplus", "reverse") if k in options}
+    wanted = definition(given, **same)
+    found = errors({"y": y, "last": last}, dict(zip(("y", "last"), wanted, strict=True)))
+    found |= errors(slopes, gradients(given, dy, dlast, **same))
+    assert all(x < tolerance for x in found.values()), found  # not max: it may pass NaN over
+    return slopes
+
+
+@pytest.mark.parametrize(
+    ("length", "forms", "options"),
+    [
+        (1, {}, {}),
+        (7, {"B": "grouped", "C": "grouped", "n": 1}, {"reverse": True}),
+        (63, {"n": 16, "d": 2, "batch": 1}, {}),
+        (65, {"B": "constant"}, {"reverse": True}),
+        (130, {"C": "constant", "d": 3, "batch": 1}, {"chunk": 32}),
+        (33, {"B": "constant", "C": "constant", "d": 3}, {"chunk": 20}),  # no multiple of the tile
+        (372, {"batch": 1, "d": 3}, {"reverse": True}),
+    ],
+)
+def test_numbers(length, forms, options, interpreted):
+    compare(arguments(length, **forms), **options)
+
+
+def test_nothing_optional(interpreted):
+    given = {k: x for k, x in arguments(40).items() if k not in OPTIONAL}
+    given["delta"] = np.abs(given["delta"])
+    compare(given, softplus=False, chunk=32)
+
+
+def test_channels_in_blocks_and_programs_and_the_same_twice(interpreted, monkeypatch):
+    """5 channels, 2 at a time, in 2 programs: the last one is half empty."""
+
+    def tiles(kernel, scan):
+        return Tile(T=8, D=2, R=2, J=2, warps=1, splits=2 if kernel == "gradients" else 1)
+
+    monkeypatch.setattr(triton_gpu, "gpu_tiles", tiles)
+    given = arguments(19, d=5, batch=1)
+    first, again = (compare(given, chunk=16) for _ in range(2))
+    for name, x in first.items():
+        np.testing.assert_array_equal(x, again[name])
+
+
+@pytest.mark.parametrize(("dtype", "tolerance"), [("bfloat16", 2**-7), ("float16", 2**-10)])
+def test_half_precision_is_float32_inside(dtype, tolerance, interpreted):
+    """One rounding of each result; the interpreter's to bfloat16 is towards 0."""
+    given = arguments(20, batch=1)
+    halved = ("u", "delta", "B", "C", "z")
+    given |= {k: np.float32(jnp.asarray(given[k], dtype)) for k in halved}
+    dy, dlast = cotangents(given)
+    dy = np.float32(jnp.asarray(dy, dtype))
+    (y, last), slopes = run(given, dy, dlast, dtype=jnp.dtype(dtype), chunk=16)
+    wanted = definition(given)
+    found = errors({"y": y, "last": last}, dict(zip(("y", "last"), wanted, strict=True)))
+    found |= errors(slopes, gradients(given, dy, dlast))
+    assert all(x < tolerance for x in found.values()), found
+    assert all(found[k] < 1e-5 for k in ("last", "A", "D", "delta_bias", "h0")), found
+
+
+def test_small_steps_keep_their_digits(interpreted):
+    """softplus(-10) = 4.5e-5, of which log(1 + exp(-10)) in float32 has three digits."""
+    given = arguments(8, batch=1)
+    given["delta"] = np.full_like(given["delta"], -10)
+    given["delta_bias"] = np.zeros_like(given["delta_bias"])
+    compare(given)
+
+
+def test_scans_of_slices_are_the_interpreters_own(monkeypatch):
+    monkeypatch.setenv("TRITON_INTERPRET", "1")
+    rng = np.random.default_rng(0)
+    inputs = [rng.standard_normal((4, 2)).astype(np.float32) for _ in range(2)]
+
+    def results():
+        outputs = [np.zeros((4, 2), np.float32) for _ in range(2)]
+        scans[(1,)](*map(triton_interpreter.Memory, (*inputs, *outputs)))
+        return outputs
+
+    wanted = results()
+    triton_interpreter.install(monkeypatch)
+    np.testing.assert_array_equal(results(), wanted)
+
+
+def scan_of(b, l, d, n, g=1):  # noqa: E741
+    flags = {k: True for k in ("bias", "softplus", "skip", "gate", "B_varies", "C_varies")}
+    return Scan(b=b, l=l, d=d, n=n, g=g, chunk=128, reverse=False, **flags)
+
+
+@pytest.mark.parametrize("n", [1, 3, 16, 64, 256])
+@pytest.mark.parametrize(("d", "g"), [(1, 1), (6, 6), (48, 1), (1536, 2)])
+def test_tiles_cover_all_states_and_channels(n, d, g):
+    scan = scan_of(1, 1000, d, n, g)
+    for kernel in ("chunk_states", "outputs", "gradients"):
+        tile = gpu_tiles(kernel, scan)
+        plan = Plan(scan, tile)
+        assert n <= tile.R * tile.J
+        assert plan.per_split * tile.splits * tile.D >= scan.p
+        assert tile.warps == max(1, tile.D * tile.J // 32) <= 8
+    assert scan.chunks <= carry_tile(scan).T
+
+
+def traffic_of(b, l, d, chunk):  # noqa: E741
+    return traffic.predict(traffic.shapes(b, l, d, 16), Options(True, False, chunk))
+
+
+@pytest.mark.parametrize("b", [1, 8])
+@pytest.mark.parametrize(
+    ("length", "d"), [(524288, 16), (65536, 32), (8192, 64), (1024, 64), (2048, 1536)]
+)
+def test_memory_traffic(b, length, d):
+    """Chunks of 64 tokens pass twice as many states on as those of 128."""
+    for chunk, most in ((128, 1.7), (64, 1.8)):
+        forward, backward = traffic_of(b, length, d, chunk)
+        assert 1 < forward.ratio < most
+        assert 1 < backward.ratio < 2
+
+
+def test_why_it_is_unavailable(monkeypatch):
+    def installed(**versions):
+        def version(name):
+            if name not in versions:
+                raise triton_gpu.PackageNotFoundError(name)
+            return versions[name]
+
+        monkeypatch.setattr(triton_gpu, "version", version)
+        triton_gpu.unavailable.cache_clear()
+        return triton_gpu.unavailable()
+
+    assert "not installed; pip install" in installed(jax="0.10.2")
+    broken = installed(**{"jax": "0.12.0.1", "jax-triton": "0.4.1"})
+    assert "jax 0.10.2 with jax-triton 0.3.1" in broken
+    monkeypatch.setitem(sys.modules, "jax_triton", None)
+    failing = installed(**{"jax": "0.10.2", "jax-triton": "0.3.1"})
+    assert "cannot be imported" in failing
+    triton_gpu.unavailable.cache_clear()
+
+
+def program(*arguments):
+    """What it prints. jax_triton, once imported, clears the place of triton's cache."""
+    env = {k: v for k, v in os.environ.items() if k != "TRITON_CACHE_DIR"}
+    env |= {"PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu"}
+    command = [sys.executable, *arguments]
+    done = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-4000:]
+    return done.stdout
+
+
+@pytest.mark.parametrize(("capability", "dtype"), [(80, "bfloat16"), (90, "float32")])
+def test_machine_code(capability, dtype):
+    """`python -m kernels.static` has all of it."""
+    code = (
+        "import json; from kernels import static; "
+        f"rows = static.resources(1, 8192, 64, {dtype!r}, {capability}); "
+        "print(json.dumps([x._asdict() for x in rows]))"
+    )
+    rows = {x["kernel"]: x for x in json.loads(program("-c", code))}
+    assert rows.keys() == {"chunk_states", "chunk_adjoints", "carry", "outputs", "gradients"}
+    for name, x in rows.items():
+        assert (x["spills"], x["local"]) == (0, 0), x
+        assert x["occupancy"] >= (8 if name == "gradients" else 16), x
+    for name in ("chunk_states", "chunk_adjoints"):
+        assert rows[name]["shuffles"] == 0, rows[name]  # the scan is within a thread
+
+
+@pytest.mark.skipif(
+    not all(find_spec(name) for name in ("jax_triton", "jax_cuda12_plugin")),
+    reason="needs jax-triton and the CUDA plugin: pip install 'jax[cuda12]' jax-triton",
+)
+def test_programs_of_XLA():
+    """Value and gradients of a jitted function, for A100 and H100; PTX that XLA's ptxas accepts."""
+    lines = program("tests/compile_for_gpu.py", "80", "90").splitlines()
+    kernels = ("carry", "carry", "chunk_adjoints", "chunk_states", "gradients", "outputs")
+    for target in ("sm_80", "sm_90a"):
+        for dtype in ("float32", "bfloat16"):
+            found = [x.split()[1] for x in lines if x.startswith(dtype) and target in x.split()]
+            assert sorted(found) == sorted(kernels)
