@@ -1,8 +1,9 @@
-"""Compile a scan's value and gradients for GPUs that are not here; print the kernels it calls.
+"""Compile for GPUs that are not here, and print the kernels that the programs call.
 
 XLA assembles what jax-triton hands it only when it runs, so this program does that too, with the
 assembler that XLA uses. A program, because its environment must be set before jax starts:
-`python tests/compile_for_gpu.py 80 90`.
+`python tests/compile_for_gpu.py 80 90` for a scan's value and gradients on A100 and H100,
+`python tests/compile_for_gpu.py step [PRESET]` for a train step on four H100.
 """
 
 import os
@@ -18,6 +19,7 @@ os.environ["JAX_PLATFORMS"] = "cpu"
 os.environ["XLA_FLAGS"] = "--xla_gpu_autotune_level=0"  # it would run candidates on the GPU
 
 import jax
+from compile_step import compiled_step
 from jax import numpy as jnp
 from jax.experimental import topologies
 from jax.sharding import SingleDeviceSharding
@@ -44,7 +46,7 @@ device_description_str: "{name}"
 """
 
 
-def device(name):
+def devices(name, count):
     capability, cores, shared, block = GPUS[name]
     feature = "feature_extension: ACCELERATED_FEATURES" if capability == 90 else ""
     config = DESCRIPTION.format(
@@ -55,13 +57,14 @@ def device(name):
         major=capability // 10,
         feature=feature,
     )
-    topology = topologies.get_topology_desc(platform="cuda", target_config=config, topology="1x1x1")
-    return topology.devices[0]
+    return topologies.get_topology_desc(
+        platform="cuda", target_config=config, topology=f"1x1x{count}"
+    ).devices
 
 
 def compiled(name, dtype, batch=2, length=2048, d=64, n=16):
     """The text of value_and_grad of a loss on y and the last state."""
-    sharding = SingleDeviceSharding(device(name))
+    sharding = SingleDeviceSharding(*devices(name, 1))
     shapes = jax.tree.map(
         lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding),
         traffic.shapes(batch, length, d, n, dtype),
@@ -111,10 +114,24 @@ def assemble(source):
     return target
 
 
-if __name__ == "__main__":
+def scans(capabilities):
     for name, (capability, *_) in GPUS.items():
-        if str(capability) in sys.argv[1:]:
+        if str(capability) in capabilities:
             for dtype in (jnp.float32, jnp.bfloat16):
                 for kernel, source in kernels(compiled(name, dtype)):
                     version = re.search(r"\.version (\S+)", source)[1]
                     print(dtype.__name__, kernel, assemble(source), version, flush=True)
+
+
+def step(preset="demo-tiny", name="NVIDIA H100 80GB HBM3"):
+    with triton_gpu.compiling_for(GPUS[name][0]):
+        text = compiled_step(preset, devices(name, 4)).as_text()
+    for kernel, _ in kernels(text):
+        print(kernel)
+    for collective in re.findall(r" (all-\w+|reduce-scatter|collective-\w+)(?:-start)?\(", text):
+        print(collective)
+
+
+if __name__ == "__main__":
+    what, *more = sys.argv[1:]
+    step(*more) if what == "step" else scans([what, *more])

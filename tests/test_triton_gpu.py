@@ -239,10 +239,13 @@ def test_machine_code(capability, dtype):
         assert rows[name]["shuffles"] == 0, rows[name]  # the scan is within a thread
 
 
-@pytest.mark.skipif(
+compiles = pytest.mark.skipif(
     not all(find_spec(name) for name in ("jax_triton", "jax_cuda12_plugin")),
     reason="needs jax-triton and the CUDA plugin: pip install 'jax[cuda12]' jax-triton",
 )
+
+
+@compiles
 def test_programs_of_XLA():
     """Value and gradients of a jitted function, for A100 and H100; PTX that XLA's ptxas accepts."""
     lines = program("tests/compile_for_gpu.py", "80", "90").splitlines()
@@ -251,3 +254,12 @@ def test_programs_of_XLA():
         for dtype in ("float32", "bfloat16"):
             found = [x.split()[1] for x in lines if x.startswith(dtype) and target in x.split()]
             assert sorted(found) == sorted(kernels)
+
+
+@compiles
+def test_train_step_of_XLA():
+    """Of mstg on four H100: the kernels are in it, and the batch stays where it is."""
+    lines = program("tests/compile_for_gpu.py", "step").splitlines()
+    scans = 5  # demo-tiny's Mamba modules
+    assert lines.count("outputs") == lines.count("gradients") == scans
+    assert {x for x in lines if "-" in x} == {"all-reduce"}  # of the gradients

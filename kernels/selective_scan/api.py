@@ -1,5 +1,6 @@
 """The op: checks its arguments, brings them to one form, and differentiates by hand."""
 
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -10,7 +11,16 @@ from jax import numpy as jnp
 from kernels.selective_scan.batching import foldable
 from kernels.selective_scan.check import check
 from kernels.selective_scan.choose import dispatch
-from kernels.selective_scan.form import Arguments, Entries, Options, State, Tokens, chunk_length
+from kernels.selective_scan.form import (
+    Arguments,
+    Entries,
+    Implementation,
+    Options,
+    State,
+    Tokens,
+    chunk_length,
+)
+from kernels.selective_scan.sequence import across
 
 
 def selective_scan(
@@ -27,6 +37,7 @@ def selective_scan(
     h0: Array | None = None,
     reverse: bool = False,
     return_last_state: bool = False,
+    axis_name: str | None = None,
     implementation: str | None = None,
 ) -> Array | tuple[Array, Array]:
     """Scan of the selective state-space model, with mamba's `selective_scan_ref` semantics.
@@ -46,12 +57,16 @@ def selective_scan(
         h0: (b d n), the state before the first token; zeros by default.
         reverse: time runs from the last token to the first; no flipped copy is made.
         return_last_state: also return the state after the last token in time, float32 (b d n).
-        implementation: "reference", "sequential", "associative", or None to choose by the
-            platform that the computation is lowered for; `explain` says which.
+        axis_name: inside `jax.shard_map`, the mesh axis over which l is split: the tokens here are
+            one block of the sequence. h0 and the last state are those of the whole sequence. The
+            devices exchange only 2 b d n numbers each; each goes over its tokens twice.
+        implementation: one of `choose.NAMES`, or None to choose by the platform that the
+            computation is lowered for; `explain` says which.
     Returns:
         y (b l d) in u's dtype, or (y, last state).
     Raises:
         ValueError: shapes that do not fit, or an unknown implementation.
+        NotImplementedError: a named implementation that cannot run here, with the remedy.
     """
     check(u, delta, A, B, C, D, z, delta_bias, h0)
     (batch, length, d), n = u.shape, A.shape[-1]
@@ -70,27 +85,32 @@ def selective_scan(
         state,
     )  # fmt: skip
     options = Options(delta_softplus, reverse, chunk_length(batch, length, d))
-    out: Any = _scan(implementation, options, _varying_alike(args))  # custom_vjp hides the type
-    y, last = out
+
+    def scan(args: Arguments) -> Any:  # custom_vjp hides the type
+        return _scan(implementation, options, args)
+
+    args = _varying_alike(args, like=args)
+    y, last = scan(args) if axis_name is None else across(axis_name, scan, args, options)
     return (y, last) if return_last_state else y
 
 
-def _varying_alike(args: Arguments) -> Arguments:
-    """Inside shard_map, arguments that vary over the same mesh axes, as loops over them must carry.
+def _varying_alike(x: Any, like: Any) -> Any:
+    """Inside shard_map, x as arrays that vary over all mesh axes that any array of `like` does.
 
-    The cast's own gradient sums that of a shared argument over the devices.
+    Loops must carry such arrays, and kernels do not say it of their results. The cast's own
+    gradient sums that of a shared argument over the devices.
     """
 
     def varying(x: Array) -> frozenset[str]:
         return jax.typeof(x).manual_axis_type.varying
 
-    axes = frozenset[str]().union(*map(varying, jax.tree.leaves(args)))
+    axes = frozenset[str]().union(*map(varying, jax.tree.leaves(like)))
 
     def cast(x: Array) -> Array:
         missing = tuple(sorted(axes - varying(x)))
         return jax.lax.pcast(x, missing, to="varying") if missing else x
 
-    return jax.tree.map(cast, args)
+    return jax.tree.map(cast, x)
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(0, 1))
@@ -101,7 +121,10 @@ def _scan(name: str | None, options: Options, args: Arguments) -> tuple[Tokens, 
 def _forward(
     name: str | None, options: Options, args: Arguments
 ) -> tuple[tuple[Tokens, State], tuple[Arguments, Entries]]:
-    run = dispatch(name, lambda i: lambda args: i.forward(args, options))
+    def forward(i: Implementation) -> Callable[..., Any]:
+        return lambda args: _varying_alike(i.forward(args, options), like=args)
+
+    run = dispatch(name, forward)
     y, last, entries = foldable(run)(args)
     return (y, last), (args, entries)
 
@@ -112,7 +135,10 @@ def _backward(
     saved: tuple[Arguments, Entries],
     cotangents: tuple[Tokens, State],
 ) -> tuple[Arguments]:
-    run = dispatch(name, lambda i: lambda args, *more: i.backward(args, *more, options=options))
+    def backward(i: Implementation) -> Callable[..., Any]:
+        return lambda *given: _varying_alike(i.backward(*given, options), like=given)
+
+    run = dispatch(name, backward)
     return (foldable(run)(*saved, *cotangents),)
 
 

@@ -1,11 +1,16 @@
 """The Mamba block (Gu & Dao 2023, arXiv:2312.00752), parametrised as in mamba-ssm."""
 
 import math
+from collections.abc import Callable
+from functools import partial
+from typing import cast
 
+import jax
 import numpy as np
 from flax import nnx
 from jax import lax
 from jax import numpy as jnp
+from jax.sharding import PartitionSpec
 from jaxtyping import Array, Float, Float32
 
 from kernels.selective_scan import selective_scan
@@ -60,20 +65,26 @@ class Mamba(nnx.Module):
         projected = projected.reshape(*u.shape[:2], count, -1)
         low, B, C = jnp.split(projected, (self.rank, self.rank + self.d_state), axis=-1)
         delta = low.reshape(*u.shape[:2], -1) @ block_diagonal(self.dt_proj[...])
-        y = selective_scan(
-            u,
-            delta,
-            -jnp.exp(self.A_log[...].reshape(count * inner, -1)),
-            B,
-            C,
-            self.D[...].reshape(-1),
-            z,
-            self.dt_bias[...].reshape(-1),
-            delta_softplus=True,
-            implementation=self.scan,
-        )
-        assert isinstance(y, jnp.ndarray)
+        A = -jnp.exp(self.A_log[...].reshape(count * inner, -1))
+        D, dt_bias = self.D[...].reshape(-1), self.dt_bias[...].reshape(-1)
+        y = self._scanned()(u, delta, A, B, C, D, z, dt_bias)
         return y @ block_diagonal(self.out_proj[...])
+
+    def _scanned(self) -> Callable[..., Array]:
+        """The scan, by each device for its own share of the batch.
+
+        The compiler does not look into a kernel: over a mesh it would gather the batch and have
+        every device scan all of it.
+        """
+        scan = cast(
+            Callable[..., Array],
+            partial(selective_scan, delta_softplus=True, implementation=self.scan),
+        )
+        if "data" not in jax.sharding.get_abstract_mesh().auto_axes:
+            return scan
+        own, same = PartitionSpec("data"), PartitionSpec()
+        specs = (own, own, same, own, own, same, own, same)
+        return jax.shard_map(scan, in_specs=specs, out_specs=own, axis_names={"data"})
 
 
 def block_diagonal(kernels: Float[Array, "k ci co"]) -> Float[Array, "k*ci k*co"]:

@@ -36,7 +36,8 @@ def make_train_step(
         key = jax.random.fold_in(key, state.step)
 
         def loss(params: nnx.State) -> tuple[Array, Metrics]:
-            return method.loss(nnx.merge(graph, params), batch, key)
+            with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):  # models/mamba.py asks for it
+                return method.loss(nnx.merge(graph, params), batch, key)
 
         (value, parts), gradients = jax.value_and_grad(loss, has_aux=True)(state.params)
         with jax.numpy_dtype_promotion("standard"):  # optax mixes its counters with floats
