@@ -1,4 +1,4 @@
-"""What Triton makes of the GPU kernels, on machines without a GPU: `python -m kernels.static`.
+"""What Triton makes of the GPU kernels, without a GPU: `python -m kernels.bench --static`.
 
 Prints registers, spills, occupancy and the like of every kernel, compiled for A100 and H100 at the
 tile sizes of some workloads, and the memory traffic predicted for these.
@@ -21,13 +21,9 @@ from triton.compiler import ASTSource
 from kernels.selective_scan import traffic
 from kernels.selective_scan.form import Options, chunk_length
 from kernels.selective_scan.traffic import Launch
+from kernels.selective_scan.workloads import WORKLOADS, Workload
 
-STATES = 16
-WORKLOADS = [  # (b, l, d)
-    *((b, *x) for x in ((524288, 16), (65536, 32), (8192, 64), (1024, 64)) for b in (1, 8)),
-    (8, 2048, 1536),
-]
-COMPILED = [(1, 524288, 16), (1, 8192, 64), (8, 2048, 1536)]  # one for each choice of tiles
+COMPILED = ("stage1", "stage3", "lm-130m")  # one for each choice of tiles
 CAPABILITIES = (80, 90)
 DTYPES = ("float32", "bfloat16")
 
@@ -56,14 +52,15 @@ class Resources(NamedTuple):
     barriers: int  # per tile
 
 
-def arguments(b: int, l: int, d: int, dtype: str) -> tuple[Any, Options]:  # noqa: E741
-    shapes = traffic.shapes(b, l, d, STATES, jnp.dtype(dtype))
-    return shapes, Options(delta_softplus=True, reverse=False, chunk=chunk_length(b, l, d))
+def shapes(workload: Workload, dtype: str) -> tuple[Any, Options]:
+    chunk = chunk_length(workload.b, workload.l, workload.d)
+    options = Options(delta_softplus=True, reverse=False, chunk=chunk)
+    return traffic.shapes(*workload, dtype=jnp.dtype(dtype)), options
 
 
-def resources(b: int, l: int, d: int, dtype: str, capability: int) -> Iterator[Resources]:  # noqa: E741
+def resources(workload: Workload, dtype: str, capability: int) -> Iterator[Resources]:
     """Of all kernels that a forward and a backward pass launch."""
-    forward, backward = traffic.launches(*arguments(b, l, d, dtype))
+    forward, backward = traffic.launches(*shapes(workload, dtype))
     for launch in (*forward, *(x for x in backward if x.kernel.__name__ != "carry")):
         yield inspect(launch, capability, dtype)
 
@@ -143,20 +140,16 @@ def _innermost_loops(code: str) -> list[list[str]]:
 
 
 def main() -> None:
-    print(" ".join(f"{name:>13}" for name in ("b l d", *Resources._fields)))
-    for workload in COMPILED:
+    print(" ".join(f"{name:>13}" for name in ("workload", *Resources._fields)))
+    for name in COMPILED:
         for capability in CAPABILITIES:
             for dtype in DTYPES:
-                for row in resources(*workload, dtype, capability):
+                for row in resources(WORKLOADS[name], dtype, capability):
                     values = (f"{x:.1f}" if isinstance(x, float) else str(x) for x in row)
-                    name = " ".join(map(str, workload))
                     print(" ".join(f"{x:>13}" for x in (name, *values)), flush=True)
-    print("\nMemory traffic as a multiple of the ideal, float32")
-    for workload in WORKLOADS:
-        shapes, options = arguments(*workload, "float32")
-        forward, backward = traffic.predict(shapes, options)
-        print(f"{workload}: forward {forward.ratio:.2f}, backward {backward.ratio:.2f}")
-
-
-if __name__ == "__main__":
-    main()
+    print("\nBytes moved per element of u, and as a multiple of the ideal; float32")
+    for name, workload in WORKLOADS.items():
+        elements = workload.b * workload.l * workload.d
+        passes = traffic.predict(*shapes(workload, "float32"))
+        columns = (f"{x.moved / elements:8.1f} {x.ratio:6.2f}" for x in passes)
+        print(f"{name:>13}  forward {'  backward '.join(columns)}")

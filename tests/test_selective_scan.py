@@ -71,6 +71,43 @@ def test_reverse(implementation):
     assert_exact(arguments(150, "grouped", "grouped"), implementation, reverse=True)
 
 
+MAMBAS = {"batch": 2, "d": 4, "n": 8}  # sizes of mamba's own test; its lengths, and what it skips
+
+
+@pytest.mark.parametrize("implementation", ["sequential", "associative"])
+@pytest.mark.parametrize("length", [8, 256, 372, 784, 1134, 4096])
+def test_mambas_lengths(length, implementation):
+    assert_exact(arguments(length, "grouped", "grouped", **MAMBAS), implementation)
+
+
+@pytest.mark.parametrize("implementation", ["sequential", "associative"])
+@pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16])
+def test_half_precision_is_rounded_once(dtype, implementation):
+    """At a length that is not a multiple of anything: each result is that of exact arithmetic on
+    the rounded arguments, rounded."""
+    given_ = arguments(1134, "grouped", "grouped", **MAMBAS)
+    dy, dlast = cotangents(given_)
+    tokens = ("u", "delta", "B", "C", "z")
+    half = given_ | {name: jnp.asarray(given_[name], dtype) for name in tokens}
+    exact = {name: np.asarray(x, np.float64) for name, x in half.items()}
+    dy = jnp.asarray(dy, dtype)
+    (y, last), slopes = run(half, dy, dlast, True, False, implementation)
+    wanted_y, wanted_last = definition(exact)
+    wanted = {"last": wanted_last} | gradients(exact, np.float64(dy), dlast)
+    least = least_sizes(exact, np.float64(dy), dlast)
+    ulp = float(jnp.finfo(dtype).eps)
+    np.testing.assert_allclose(
+        np.float64(y), wanted_y, rtol=ulp, atol=1e-5 * np.abs(wanted_y).max()
+    )
+    for name, x in ({"last": last} | slopes).items():
+        assert x.dtype == (dtype if name in tokens else jnp.float32)
+        size = max(np.abs(wanted[name]).max(), least.get(name, 0.0))
+        rounding = ulp if name in tokens else 1e-5
+        np.testing.assert_allclose(
+            np.float64(x), wanted[name], rtol=rounding, atol=1e-5 * size, err_msg=name
+        )
+
+
 @st.composite
 def draws(draw):
     groups, per_group = draw(st.sampled_from([1, 2, 3])), draw(st.sampled_from([1, 2, 5]))

@@ -224,10 +224,10 @@ def program(*arguments):
 
 @pytest.mark.parametrize(("capability", "dtype"), [(80, "bfloat16"), (90, "float32")])
 def test_machine_code(capability, dtype):
-    """`python -m kernels.static` has all of it."""
+    """`python -m kernels.bench --static` has all of it."""
     code = (
         "import json; from kernels import static; "
-        f"rows = static.resources(1, 8192, 64, {dtype!r}, {capability}); "
+        f"rows = static.resources(static.WORKLOADS['stage3'], {dtype!r}, {capability}); "
         "print(json.dumps([x._asdict() for x in rows]))"
     )
     rows = {x["kernel"]: x for x in json.loads(program("-c", code))}

@@ -21,6 +21,7 @@ from kernels.selective_scan.form import (
     chunk_length,
 )
 from kernels.selective_scan.sequence import across
+from kernels.selective_scan.varying import varying_alike
 
 
 def selective_scan(
@@ -89,28 +90,9 @@ def selective_scan(
     def scan(args: Arguments) -> Any:  # custom_vjp hides the type
         return _scan(implementation, options, args)
 
-    args = _varying_alike(args, like=args)
+    args = varying_alike(args, like=args)
     y, last = scan(args) if axis_name is None else across(axis_name, scan, args, options)
     return (y, last) if return_last_state else y
-
-
-def _varying_alike(x: Any, like: Any) -> Any:
-    """Inside shard_map, x as arrays that vary over all mesh axes that any array of `like` does.
-
-    Loops must carry such arrays, and kernels do not say it of their results. The cast's own
-    gradient sums that of a shared argument over the devices.
-    """
-
-    def varying(x: Array) -> frozenset[str]:
-        return jax.typeof(x).manual_axis_type.varying
-
-    axes = frozenset[str]().union(*map(varying, jax.tree.leaves(like)))
-
-    def cast(x: Array) -> Array:
-        missing = tuple(sorted(axes - varying(x)))
-        return jax.lax.pcast(x, missing, to="varying") if missing else x
-
-    return jax.tree.map(cast, x)
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(0, 1))
@@ -122,7 +104,7 @@ def _forward(
     name: str | None, options: Options, args: Arguments
 ) -> tuple[tuple[Tokens, State], tuple[Arguments, Entries]]:
     def forward(i: Implementation) -> Callable[..., Any]:
-        return lambda args: _varying_alike(i.forward(args, options), like=args)
+        return lambda args: varying_alike(i.forward(args, options), like=args)
 
     run = dispatch(name, forward)
     y, last, entries = foldable(run)(args)
@@ -136,7 +118,7 @@ def _backward(
     cotangents: tuple[Tokens, State],
 ) -> tuple[Arguments]:
     def backward(i: Implementation) -> Callable[..., Any]:
-        return lambda *given: _varying_alike(i.backward(*given, options), like=given)
+        return lambda *given: varying_alike(i.backward(*given, options=options), like=given)
 
     run = dispatch(name, backward)
     return (foldable(run)(*saved, *cotangents),)

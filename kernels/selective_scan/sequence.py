@@ -12,6 +12,7 @@ from jax import Array, lax
 from jax import numpy as jnp
 
 from kernels.selective_scan.form import Arguments, Options, State, Tokens
+from kernels.selective_scan.varying import varying_alike
 
 Scan = Callable[[Arguments], tuple[Tokens, State]]
 
@@ -22,7 +23,7 @@ def across(axis: str, scan: Scan, args: Arguments, options: Options) -> tuple[To
     Token blocks stand on the devices in the order of their index along `axis`; h0 enters the first
     one in time.
     """
-    _, local = scan(args._replace(h0=args.h0 * 0.0))
+    _, local = scan(args._replace(h0=varying_alike(jnp.zeros_like(args.h0), like=args)))
     decays, locals_ = lax.all_gather((_decay(args, options), local), axis)
 
     def device(h: Array, carry: tuple[Array, Array]) -> tuple[Array, Array]:

@@ -89,7 +89,7 @@ BUSY = 132 * 8
 def gpu_tiles(kernel: TokenKernel, scan: Scan) -> Tile:
     """The tile of a Triton kernel that goes over tokens.
 
-    Figures are of sm_90 at n = 16, as `python -m kernels.static` prints them. A thread has 32
+    Figures are of sm_90 at n = 16, from `python -m kernels.bench --static`. A thread has 32
     elements of a tile (T = 8, R = 4): 80 to 128 registers, 16 to 24 warps on a multiprocessor, 7 to
     12 instructions per element. T = 16, R = 2 takes 2 more in `outputs`, where a sum over 8 lanes
     shuffles 3 times for 2 states and one over 4 lanes twice for 4; T = 16, R = 4 takes 220

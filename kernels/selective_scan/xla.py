@@ -12,6 +12,7 @@ import jax
 from jax import Array, lax
 from jax import numpy as jnp
 
+from kernels.selective_scan.blocks import Blocked
 from kernels.selective_scan.form import Arguments, Entries, Options, State, Tokens
 from kernels.selective_scan.time_major import Fixed, Layout, Rows, gated, rows_of
 from kernels.selective_scan.time_major import Tokens as Chunk
@@ -195,5 +196,5 @@ class Chunked(NamedTuple):
         return Arguments(*(found.get(name) for name in Arguments._fields))
 
 
-sequential = Chunked(Sequential)
+sequential = Blocked(Chunked(Sequential))
 associative = Chunked(Associative)
