@@ -26,7 +26,7 @@ from kernels.selective_scan import NAMES, explain, selective_scan
 from kernels.selective_scan.workloads import WORKLOADS, Workload, arguments
 
 BASELINES = {"whole": baselines.whole, "checkpointed": baselines.checkpointed}
-TOO_LARGE = 4 << 30  # bytes of all states; `whole` needs several times as much
+TOO_LARGE = 1 << 30  # bytes of all states; `whole` needs several times as much
 TOO_LONG = {"torch": 32768, "torch backward": 4096}  # tokens
 Pass = Literal["forward", "forward+backward"]
 
@@ -43,7 +43,7 @@ class Settings:
     """Also the loop of PyTorch tensors that mamba's selective_scan_ref is."""
     plain: bool = False
     """Without D, z, delta_bias and softplus."""
-    rounds: int = 5
+    rounds: int = 3
     """Times that everything is run, in turn; the median counts."""
     json: Path | None = None
     """Where to write the figures, too."""
