@@ -33,20 +33,24 @@ class Checkpoints:
     def latest_path(self) -> Path | str:
         return "none" if self.latest is None else self.folder / str(self.latest)
 
-    def save(self, state: TrainState, config: Config, batches: "Iterator[Any]") -> None:
+    def save(
+        self, state: TrainState, config: Config, batches: "Iterator[Any] | None" = None
+    ) -> None:
         """Returns once the arrays are copied; writing goes on behind."""
         step = int(state.step)
         if step == self.latest:
             return
-        items = ocp.args.Composite(
-            state=ocp.args.StandardSave(_plain(state)),
-            config=ocp.args.JsonSave(to_json(config)),
-            data=grain.checkpoint.CheckpointSave(batches),
-        )
-        self._manager.save(step, args=items)
+        items: dict[str, Any] = {
+            "state": ocp.args.StandardSave(_plain(state)),
+            "config": ocp.args.JsonSave(to_json(config)),
+        }
+        if batches is not None:
+            items["data"] = grain.checkpoint.CheckpointSave(batches)
+        self._manager.save(step, args=ocp.args.Composite(**items))
 
     def restore(self, like: TrainState, batches: "Iterator[Any] | None" = None) -> TrainState:
-        """The newest checkpoint, with the shardings of `like`; `batches` moves to its position.
+        """The newest checkpoint, with the shardings of `like`; `batches` moves to its position, if
+        it has one: converted weights have none.
 
         Raises FileNotFoundError if there is no checkpoint.
         """
@@ -56,7 +60,7 @@ class Checkpoints:
             )
         template = jax.tree.map(ocp.utils.to_shape_dtype_struct, _plain(like))
         items: dict[str, Any] = {"state": ocp.args.StandardRestore(template)}
-        if batches is not None:
+        if batches is not None and (self.folder / str(self.latest) / "data").exists():
             items["data"] = grain.checkpoint.CheckpointRestore(batches)
         restored = self._manager.restore(self.latest, args=ocp.args.Composite(**items))["state"]
         params, ema = (_filled(getattr(like, n), restored[n]) for n in ("params", "ema"))
