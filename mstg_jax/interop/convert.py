@@ -7,12 +7,11 @@ import numpy as np
 from flax import nnx
 from jax import numpy as jnp
 
-from mstg_jax.config import Config, DiffusionConfig
+from mstg_jax.config import Config
 from mstg_jax.diffusion.schedule import betas, log_alpha_bar
-from mstg_jax.interop.names import MAMBA, Entry, Path, entries
+from mstg_jax.interop.names import MAMBA, Entry, Path, entries, frequencies
 
 Tensors = dict[str, np.ndarray]
-FREQUENCIES = "denoise_fn.time_mlp.0.inv_freq"
 
 
 class Misfit(ValueError):
@@ -30,7 +29,7 @@ def to_torch(params: nnx.State, config: Config) -> Tensors:
         x = arrays[entry.path]
         x = x if entry.block is None else x[entry.block]
         tensors[entry.name] = np.ascontiguousarray(entry.layout.to_torch(x))
-    return tensors | buffers(config)
+    return tensors | buffers(config, has_mixers(params))
 
 
 def from_torch(tensors: Mapping[str, np.ndarray], like: nnx.State, config: Config) -> nnx.State:
@@ -45,7 +44,7 @@ def from_torch(tensors: Mapping[str, np.ndarray], like: nnx.State, config: Confi
     given = {name.removeprefix("module."): x for name, x in tensors.items()}
     known = table(like, config)
     shapes = {path: x.shape for path, x in _flat(like).items()}
-    problems = _problems(given, known, shapes, config)
+    problems = _problems(given, known, shapes, buffers(config, has_mixers(like)))
     if problems:
         raise Misfit("; ".join(problems))
     values: dict[Path, np.ndarray] = {}
@@ -62,7 +61,12 @@ def from_torch(tensors: Mapping[str, np.ndarray], like: nnx.State, config: Confi
 
 def table(params: nnx.State, config: Config) -> list[Entry]:
     """Every tensor of the model, in the order of its parameters."""
-    return [e for path, x in _flat(params).items() for e in entries(path, len(x), config.model)]
+    flat, mixers = _flat(params), has_mixers(params)
+    return [e for k, x in flat.items() for e in entries(k, x.shape, config.model, mixers=mixers)]
+
+
+def has_mixers(params: nnx.State) -> bool:
+    return any("mixer" in path for path in _flat(params))
 
 
 def _flat(params: nnx.State) -> dict[Path, jax.Array]:
@@ -73,17 +77,14 @@ def _problems(
     given: Mapping[str, np.ndarray],
     known: list[Entry],
     shapes: Mapping[Path, tuple[int, ...]],
-    config: Config,
+    own: Tensors,
 ) -> list[str]:
-    extra_known = buffers(config)
     wanted = {}
     for entry in known:
         shape = shapes[entry.path] if entry.block is None else shapes[entry.path][1:]
-        wanted[entry.name] = jax.eval_shape(
-            entry.layout.to_torch, jax.ShapeDtypeStruct(shape, jnp.float32)
-        ).shape
+        wanted[entry.name] = entry.layout.to_torch(np.broadcast_to(np.float32(0), shape)).shape
     missing = [name for name in wanted if name not in given]
-    unknown = [name for name in given if name not in wanted and name not in extra_known]
+    unknown = [name for name in given if name not in wanted and name not in own]
     misshapen = [
         f"{name} {tuple(given[name].shape)} instead of {shape}"
         for name, shape in wanted.items()
@@ -91,22 +92,19 @@ def _problems(
     ]
     named = {"missing": missing, "unknown": unknown, "of another shape": misshapen}
     problems = [f"{len(x)} {kind}: {', '.join(x)}" for kind, x in named.items() if x]
-    if not problems and "betas" in given and not _same_schedule(given["betas"], config.diffusion):
-        b = np.asarray(given["betas"])
-        problems.append(
-            f"betas are {len(b)} steps from {b[0]:.3g} to {b[-1]:.3g}, but the settings have the "
-            f"{config.diffusion.schedule} schedule of {config.diffusion.steps} steps from "
-            f"{config.diffusion.beta_start:.3g} to {config.diffusion.beta_end:.3g}"
+    if not problems and "betas" in given and not _same(given["betas"], own["betas"]):
+        found, needed = (
+            f"{len(b)} steps from {b[0]:.3g} to {b[-1]:.3g}" for b in (given["betas"], own["betas"])
         )
+        problems.append(f"betas are {found}, but those of the settings are {needed}")
     return problems
 
 
-def _same_schedule(given: np.ndarray, config: DiffusionConfig) -> bool:
-    own = betas(config)
+def _same(given: np.ndarray, own: np.ndarray) -> bool:
     return given.shape == own.shape and bool(np.allclose(given, own, rtol=1e-5, atol=1e-9))
 
 
-def buffers(config: Config) -> Tensors:
+def buffers(config: Config, mixers: bool) -> Tensors:
     """What DDM's public code keeps beside its parameters: of the schedule (Ho et al. 2020), and the
     frequencies of the time embedding."""
     beta = betas(config.diffusion)
@@ -130,7 +128,7 @@ def buffers(config: Config) -> Tensors:
             "posterior_log_variance_clipped": np.log(np.maximum(variance, 1e-20)),
             "posterior_mean_coef1": beta * np.sqrt(previous) / noise,
             "posterior_mean_coef2": noise_previous * np.sqrt(1 - beta) / noise,
-            FREQUENCIES: np.exp(np.arange(0, dim, 2) * (-np.log(10_000) / dim)),
+            frequencies(mixers): np.exp(np.arange(0, dim, 2) * (-np.log(10_000) / dim)),
         }
     return {name: x.astype(np.float32) for name, x in named.items()}
 

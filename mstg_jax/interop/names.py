@@ -1,7 +1,8 @@
 """Which tensor of a PyTorch state_dict holds which parameter, and in what layout.
 
-Names are those of the public DDM code (`denoise_fn.*`, `field_fn.*`) and, inside a mixer, those of
-mamba-ssm; what neither has (branches, gate, ...) is called as here.
+Without mixers, names are those of the public DDM code (`denoise_fn.*`, `field_fn.*`). A denoiser
+with mixers has no public counterpart: its modules are called as here, blocks of Mamba as in
+mamba-ssm.
 """
 
 from collections.abc import Callable, Iterator
@@ -50,7 +51,6 @@ RESIDUAL_BLOCK = {
     "skip": "res_conv",
 }
 TIME = {"expand": "1", "project": "3"}
-CONVOLUTIONS = {"stem", "out", "conv", "conv1", "conv2", "skip", "rebuild", "up", "narrow"}
 
 
 class Entry(NamedTuple):
@@ -62,51 +62,58 @@ class Entry(NamedTuple):
     block: int | None = None
 
 
-def entries(path: Path, blocks: int, config: ModelConfig) -> Iterator[Entry]:
-    """The tensors that hold the parameter at `path` of a model; `blocks` is its leading axis."""
+def entries(
+    path: Path, shape: tuple[int, ...], config: ModelConfig, *, mixers: bool
+) -> Iterator[Entry]:
+    """The tensors that hold the parameter of this path and shape of a model."""
     networks = {"denoiser": "denoise_fn", "deformation": "field_fn"}
     prefix = networks.get(str(path[0]), "denoise_fn")
     inner = path[1:] if path[0] in networks else path  # method `direct` is the denoiser alone
-    if "mamba" in path:
-        name, layout = MAMBA[str(path[-1])]
-        owner = _module(inner[:-1], config)
-        for block in range(blocks):
-            yield Entry(f"{prefix}.{owner}.{block}.{name}", path, layout, block)
+    owner, leaf = inner[:-1], str(inner[-1])
+    if "mamba" in owner:
+        name, layout = MAMBA[leaf]
+        for block in range(shape[0]):
+            yield Entry(f"{prefix}.{_dotted(owner)}.{block}.{name}", path, layout, block)
         return
+    layout = CONV if len(shape) == 5 else LINEAR
     if prefix == "field_fn":
-        owner, layout = _deformation(inner[:-1])
+        module = _deformation(owner)
+        layout = TRANSPOSED if module.endswith("upconv") else CONV
+    elif mixers:
+        module = _dotted(owner)
     else:
-        owner, layout = _module(inner[:-1], config), _layout(inner)
-    kind = "bias" if path[-1] == "bias" else "weight"
-    yield Entry(f"{prefix}.{owner}.{kind}", path, layout if path[-1] == "kernel" else SAME)
+        module = _denoiser(owner, config.depth)
+        layout = POINTWISE if ".attn." in module else layout
+    kind = "bias" if leaf == "bias" else "weight"
+    yield Entry(f"{prefix}.{module}.{kind}", path, layout if leaf == "kernel" else SAME)
 
 
-def _layout(path: Path) -> Layout:
-    """Of a kernel in the denoiser."""
-    owner = [str(x) for x in path[:-1] if isinstance(x, str)]
-    if owner[-2:] in (["attention", "out"], ["mixer", "out"]) or owner[-1] == "qkv":
-        return POINTWISE
-    return CONV if owner[-1] in CONVOLUTIONS else LINEAR
+def frequencies(mixers: bool) -> str:
+    """The name of the time embedding's buffer."""
+    return f"denoise_fn.{'time.embed' if mixers else 'time_mlp.0'}.inv_freq"
 
 
-def _module(path: Path, config: ModelConfig) -> str:
-    """The name of a module of the denoiser in PyTorch."""
-    depth = config.depth
+def _dotted(path: Path | list[Any]) -> str:
+    return ".".join(map(str, path))
+
+
+def _denoiser(path: Path, depth: int) -> str:
+    """DDM's name of a module of a denoiser without mixers."""
     match path:
         case ("time", part):
             return f"time_mlp.{TIME[str(part)]}"
         case ("stem",):
             return "downs.0"
-        case ("encoder", int(stage), int(i), *rest):
-            return f"downs.{1 + stage * (depth + 1) + i}.{_block(rest)}"
-        case ("down", int(stage), *rest):
-            return ".".join((f"downs.{1 + stage * (depth + 1) + depth}", *map(str, rest)))
-        case ("middle", int(i), *rest):
-            return f"mid.{i}.{_block(rest)}"
+        case ("encoder", int(stage), int(i), _, part):
+            return f"downs.{1 + stage * (depth + 1) + i}.res_block.{RESIDUAL_BLOCK[str(part)]}"
+        case ("down", int(stage), part):
+            return f"downs.{1 + stage * (depth + 1) + depth}.{part}"
+        case ("middle", int(i), _, part):
+            return f"mid.{i}.res_block.{RESIDUAL_BLOCK[str(part)]}"
         case ("attention", part):
             return f"mid.0.attn.{part}"
-        case ("decoder", int(stage), int(i), *rest):
-            return f"ups.{stage * (depth + 2) + i}.{_block(rest)}"
+        case ("decoder", int(stage), int(i), _, part):
+            return f"ups.{stage * (depth + 2) + i}.res_block.{RESIDUAL_BLOCK[str(part)]}"
         case ("up", int(stage)):
             return f"ups.{stage * (depth + 2) + depth + 1}.conv"
         case ("norm",):
@@ -116,26 +123,19 @@ def _module(path: Path, config: ModelConfig) -> str:
     raise AssertionError(path)
 
 
-def _block(rest: list[Any]) -> str:
-    """The name of a part of an MSTG module."""
-    if rest[0] == "local":
-        return f"res_block.{RESIDUAL_BLOCK[rest[1]]}"
-    return ".".join(map(str, rest))
-
-
-def _deformation(path: Path) -> tuple[str, Layout]:
-    """The name of a convolution of the deformation network in PyTorch, and its kernel's layout."""
+def _deformation(path: Path) -> str:
+    """DDM's name of a convolution of the deformation network."""
     match path:
         case ("encoder", 0):
-            return "inconv.block.block.0", CONV
+            return "inconv.block.block.0"
         case ("encoder", int(i)):
-            return f"downconv{i}.block.block.0", CONV
+            return f"downconv{i}.block.block.0"
         case ("up", int(i)):
-            return f"upconv{i + 1}.upconv", TRANSPOSED
+            return f"upconv{i + 1}.upconv"
         case ("decoder", int(i)):
-            return f"upconv{i + 1}.block.block.0", CONV
+            return f"upconv{i + 1}.block.block.0"
         case ("narrow",):
-            return "keepblock.block.0", CONV
+            return "keepblock.block.0"
         case ("out",):
-            return "outconv.block", CONV
+            return "outconv.block"
     raise AssertionError(path)
