@@ -140,6 +140,18 @@ def test_any_shape_and_option(implementation, drawn):
 
 
 @pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
+def test_float64(implementation):
+    given_ = {name: np.float64(x) for name, x in arguments(150, "grouped", "constant").items()}
+    dy, dlast = map(np.float64, cotangents(given_))
+    with jax.enable_x64(True):
+        (y, last), slopes = run(given_, dy, dlast, True, False, implementation)
+    assert {x.dtype for x in (y, last, *slopes.values())} == {np.dtype(np.float64)}
+    wanted = dict(zip(("y", "last"), definition(given_), strict=True))
+    wanted |= gradients(given_, dy, dlast)
+    assert max(errors({"y": y, "last": last} | slopes, wanted).values()) < 1e-14
+
+
+@pytest.mark.parametrize("implementation", IMPLEMENTATIONS)
 def test_gradients_are_the_same_bit_for_bit(implementation):
     given_ = arguments(300, "grouped", "grouped")
     first, second = (

@@ -44,10 +44,11 @@ def selective_scan(
     """Scan of the selective state-space model, with mamba's `selective_scan_ref` semantics.
 
     delta = softplus(delta + delta_bias); h_t = exp(delta_t A) h_{t-1} + delta_t B_t u_t;
-    y_t = (C_t h_t + D u_t) * SiLU(z_t). Everything is computed in float32; nothing of size
-    b*l*d*n reaches memory, forward or backward: a backward pass gets the arguments and the states
-    that enter each chunk of 64 or 128 tokens. Gradients of all arguments are the same bit for bit
-    each time; forward-mode derivatives (`jax.jvp`) are not defined.
+    y_t = (C_t h_t + D u_t) * SiLU(z_t). Everything is computed in float32 (in float64 if u is; the
+    GPU and TPU kernels cannot); nothing of size b*l*d*n reaches memory, forward or backward: a
+    backward pass gets the arguments and the states that enter each chunk of 64 or 128 tokens.
+    Gradients of all arguments are the same bit for bit each time; forward-mode derivatives
+    (`jax.jvp`) are not defined.
 
     Args:
         u, delta, z: (b l d).
@@ -57,7 +58,7 @@ def selective_scan(
         D, delta_bias: (d,).
         h0: (b d n), the state before the first token; zeros by default.
         reverse: time runs from the last token to the first; no flipped copy is made.
-        return_last_state: also return the state after the last token in time, float32 (b d n).
+        return_last_state: also return the state after the last token in time, (b d n).
         axis_name: inside `jax.shard_map`, the mesh axis over which l is split: the tokens here are
             one block of the sequence. h0 and the last state are those of the whole sequence. The
             devices exchange only 2 b d n numbers each; each goes over its tokens twice.
@@ -72,17 +73,19 @@ def selective_scan(
     check(u, delta, A, B, C, D, z, delta_bias, h0)
     (batch, length, d), n = u.shape, A.shape[-1]
 
+    real = jnp.float64 if u.dtype == jnp.float64 else jnp.float32
+
     def single(x: Array | None) -> Array | None:
-        return None if x is None else x.astype(jnp.float32)
+        return None if x is None else x.astype(real)
 
     def grouped(M: Array) -> Array:
         if M.ndim == 2:
-            return M.astype(jnp.float32)
+            return M.astype(real)
         return M if M.ndim == 4 else M[:, :, None]
 
-    state = jnp.zeros((batch, d, n)) if h0 is None else h0.astype(jnp.float32)
+    state = jnp.zeros((batch, d, n), real) if h0 is None else h0.astype(real)
     args = Arguments(
-        u, delta, A.astype(jnp.float32), grouped(B), grouped(C), single(D), z, single(delta_bias),
+        u, delta, A.astype(real), grouped(B), grouped(C), single(D), z, single(delta_bias),
         state,
     )  # fmt: skip
     options = Options(delta_softplus, reverse, chunk_length(batch, length, d))
@@ -106,7 +109,7 @@ def _forward(
     def forward(i: Implementation) -> Callable[..., Any]:
         return lambda args: varying_alike(i.forward(args, options), like=args)
 
-    run = dispatch(name, forward)
+    run = dispatch(name, forward, double=args.A.dtype == jnp.float64)
     y, last, entries = foldable(run)(args)
     return (y, last), (args, entries)
 
@@ -120,7 +123,7 @@ def _backward(
     def backward(i: Implementation) -> Callable[..., Any]:
         return lambda *given: varying_alike(i.backward(*given, options=options), like=given)
 
-    run = dispatch(name, backward)
+    run = dispatch(name, backward, double=saved[0].A.dtype == jnp.float64)
     return (foldable(run)(*saved, *cotangents),)
 
 

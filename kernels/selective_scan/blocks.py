@@ -65,7 +65,7 @@ class Blocked(NamedTuple):
             return self.inner.forward(args, options)
         count = chunks(args.u.shape[1], options)
         y, last = jnp.zeros_like(args.u), jnp.zeros_like(args.h0)
-        entries = jnp.zeros((len(last), count, *last.shape[1:]))
+        entries = jnp.zeros((len(last), count, *last.shape[1:]), last.dtype)
 
         def run(i: Array) -> Any:
             return self.inner.forward(_cut(args, block, i), options)
@@ -79,7 +79,8 @@ class Blocked(NamedTuple):
         if args.u.shape[::2] == block[:2]:
             return self.inner.backward(args, entries, dy, dlast, options)
         # Parts of the gradients of B and C are added up: not in fewer digits than float32's.
-        wide = args._replace(B=args.B.astype(jnp.float32), C=args.C.astype(jnp.float32))
+        real = args.A.dtype
+        wide = args._replace(B=args.B.astype(real), C=args.C.astype(real))
 
         def run(i: Array) -> Arguments:
             take = partial(_take, args=args, block=block, i=i)

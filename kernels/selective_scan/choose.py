@@ -79,20 +79,26 @@ def load(name: str) -> Implementation:
 
 
 def dispatch(
-    name: str | None, run: Callable[[Implementation], Callable[..., Any]]
+    name: str | None, run: Callable[[Implementation], Callable[..., Any]], *, double: bool = False
 ) -> Callable[..., Any]:
     """The function `run(implementation)` of the named implementation, or of each platform's own.
 
-    The platform is the one that the computation is lowered for, which may not be the one here.
+    The platform is the one that the computation is lowered for, which may not be the one here. For
+    float64 (`double`), kernels are not chosen, and a named one is refused.
     """
     if name is None:
         _say_what_is_missing()
-        own = {p: run(load(i)) for p, i in PREFERRED.items() if unavailable(i) is None}
+        usable = {p: i for p, i in PREFERRED.items() if not (double and i in ONLY)}
+        own = {p: run(load(i)) for p, i in usable.items() if unavailable(i) is None}
         default = run(load(EVERYWHERE))
         return lambda *args: lax.platform_dependent(*args, **own, default=default)
     function = run(load(name))
     if name not in ONLY:
         return function
+    if double:
+        raise NotImplementedError(
+            f"selective_scan's {name!r} has no float64; use float32, or {EVERYWHERE!r}"
+        )
     refusal = _refusal(function, f"selective_scan's {name!r} runs on {ONLY[name]} only")
     own = {ONLY[name]: function}
     return lambda *args: lax.platform_dependent(*args, **own, default=refusal)

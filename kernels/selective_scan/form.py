@@ -3,17 +3,18 @@
 d channels stand in g groups of p = d / g neighbours; each group has its own B and C. Time runs from
 token 0 to l - 1, or from l - 1 to 0 with `Options.reverse`. It is cut into c = ceil(l / chunk)
 chunks; the state that enters each is all that the backward pass gets besides the arguments.
+Arrays without a token axis are "real": float32, or float64 where u is; so is all arithmetic.
 """
 
 from typing import Any, NamedTuple, Protocol, TypeAlias, runtime_checkable
 
 from jax import Array
-from jaxtyping import Float, Float32
+from jaxtyping import Float
 
 Tokens: TypeAlias = Float[Array, "b l d"]
-Projection: TypeAlias = Float[Array, "b l g n"] | Float32[Array, "d n"]
-State: TypeAlias = Float32[Array, "b d n"]
-Entries: TypeAlias = Float32[Array, "b c d n"]
+Projection: TypeAlias = Float[Array, "b l g n"] | Float[Array, "d n"]
+State: TypeAlias = Float[Array, "b d n"]
+Entries: TypeAlias = Float[Array, "b c d n"]
 
 
 class Arguments(NamedTuple):
@@ -24,12 +25,12 @@ class Arguments(NamedTuple):
 
     u: Any  # Tokens
     delta: Any  # Tokens; before bias and softplus
-    A: Any  # Float32 (d n)
+    A: Any  # real (d n)
     B: Any  # Projection
     C: Any  # Projection
-    D: Any  # Float32 (d,) or None
+    D: Any  # real (d,) or None
     z: Any  # Tokens or None
-    delta_bias: Any  # Float32 (d,) or None
+    delta_bias: Any  # real (d,) or None
     h0: Any  # State
 
 

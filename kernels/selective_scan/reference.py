@@ -1,4 +1,4 @@
-"""The readable definition: one step after the other in float32 (Gu & Dao 2023, section 3.2)."""
+"""The readable definition: one step after the other (Gu & Dao 2023, section 3.2)."""
 
 import jax
 from jax import Array, lax
@@ -11,7 +11,7 @@ def forward(args: Arguments, options: Options) -> tuple[Tokens, State, Entries]:
     y, last = scan(args, options)
     batch, length, d = args.u.shape
     # Nothing is kept: the gradient is JAX's own, which saves the state of every token.
-    return y, last, jnp.zeros((batch, chunks(length, options), d, args.A.shape[1]))
+    return y, last, jnp.zeros((batch, chunks(length, options), d, args.A.shape[1]), args.A.dtype)
 
 
 def backward(
@@ -23,10 +23,10 @@ def backward(
 
 def scan(args: Arguments, options: Options) -> tuple[Tokens, State]:
     """h_t = exp(delta A) h_{t-1} + delta B u (Euler, not zero-order hold); y_t = C h_t + D u."""
-    u, delta = args.u.astype(jnp.float32), args.delta.astype(jnp.float32)
+    u, delta = args.u.astype(args.A.dtype), args.delta.astype(args.A.dtype)
     per_group = u.shape[-1] // groups(args)
     varying = {
-        name: jnp.swapaxes(M, 0, 1).astype(jnp.float32)
+        name: jnp.swapaxes(M, 0, 1).astype(args.A.dtype)
         for name, M in (("B", args.B), ("C", args.C))
         if M.ndim == 4
     }
@@ -48,5 +48,5 @@ def scan(args: Arguments, options: Options) -> tuple[Tokens, State]:
     if args.D is not None:
         y = y + args.D[None, None] * u
     if args.z is not None:
-        y = y * jax.nn.silu(args.z.astype(jnp.float32))
+        y = y * jax.nn.silu(args.z.astype(args.A.dtype))
     return y.astype(args.u.dtype), last

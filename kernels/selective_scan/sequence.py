@@ -40,7 +40,7 @@ def across(axis: str, scan: Scan, args: Arguments, options: Options) -> tuple[To
 
 def _decay(args: Arguments, options: Options) -> Array:
     """(b d n): what is left of a state after all tokens here."""
-    delta = args.delta.astype(jnp.float32)
+    delta = args.delta.astype(args.A.dtype)
     if args.delta_bias is not None:
         delta = delta + args.delta_bias[None, None]
     if options.delta_softplus:

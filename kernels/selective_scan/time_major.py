@@ -10,7 +10,7 @@ from kernels.selective_scan.form import Arguments, Options, chunks, groups
 
 
 class Rows(NamedTuple):
-    """What the recurrence takes, in float32; B and C are (t n b g 1) or, constant, (1 n 1 g p)."""
+    """What the recurrence takes, real; B and C are (t n b g 1) or, constant, (1 n 1 g p)."""
 
     u: Array  # (t b g p)
     delta: Array  # (t b g p), positive
@@ -29,7 +29,7 @@ class Tokens(NamedTuple):
 
 
 class Fixed(NamedTuple):
-    """What does not vary with time, float32."""
+    """What does not vary with time, real."""
 
     A: Array  # (n 1 g p)
     D: Array | None  # (1 g p)
@@ -117,7 +117,8 @@ class Layout:
 
 def rows_of(tokens: Tokens, fixed: Fixed, valid: Array | None, options: Options) -> Rows:
     """The recurrence's rows of one chunk; padding has delta = 0, which leaves the state alone."""
-    delta = tokens.delta.astype(jnp.float32)
+    real = fixed.A.dtype
+    delta = tokens.delta.astype(real)
     if fixed.delta_bias is not None:
         delta = delta + fixed.delta_bias[None]
     if options.delta_softplus:
@@ -126,16 +127,16 @@ def rows_of(tokens: Tokens, fixed: Fixed, valid: Array | None, options: Options)
         delta = jnp.where(valid, delta, 0.0)
 
     def projection(varying: Array | None, constant: Array | None) -> Array:
-        found = constant if varying is None else varying.astype(jnp.float32)
+        found = constant if varying is None else varying.astype(real)
         assert found is not None
         return found
 
     B, C = projection(tokens.B, fixed.B), projection(tokens.C, fixed.C)
-    return Rows(tokens.u.astype(jnp.float32), delta, B, C)
+    return Rows(tokens.u.astype(real), delta, B, C)
 
 
 def gated(y: Array, u: Array, D: Array | None, z: Array | None) -> Array:
     """(y + D u) SiLU(z) of one chunk."""
     if D is not None:
         y = y + D[None] * u
-    return y if z is None else y * jax.nn.silu(z.astype(jnp.float32))
+    return y if z is None else y * jax.nn.silu(z.astype(y.dtype))

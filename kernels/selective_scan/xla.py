@@ -173,7 +173,7 @@ class Chunked(NamedTuple):
             )
             _, before, y = self.walk.states(h, rows, fixed.A, options.reverse)
             to_gate = jax.vjp(gated, y, rows.u, fixed.D, tokens.z)[1]
-            dy, du, dD, dz = to_gate(dy.astype(jnp.float32))
+            dy, du, dD, dz = to_gate(dy.astype(fixed.A.dtype))
             r, dA, to_rows = self.walk.adjoints(r, rows, fixed.A, dy, before, options.reverse)
             to_rows = to_rows._replace(u=to_rows.u + du)
             to_tokens, to_fixed = to_arguments(Rows(*map(_as, rows, to_rows)))
