@@ -1,6 +1,5 @@
 """The op: checks its arguments, brings them to one form, and differentiates by hand."""
 
-from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -10,16 +9,9 @@ from jax import numpy as jnp
 
 from kernels.selective_scan.batching import foldable
 from kernels.selective_scan.check import check
-from kernels.selective_scan.choose import dispatch
-from kernels.selective_scan.form import (
-    Arguments,
-    Entries,
-    Implementation,
-    Options,
-    State,
-    Tokens,
-    chunk_length,
-)
+from kernels.selective_scan.choose import check_named
+from kernels.selective_scan.form import Arguments, Entries, Options, State, Tokens, chunk_length
+from kernels.selective_scan.primitive import backward, forward
 from kernels.selective_scan.sequence import across
 from kernels.selective_scan.varying import varying_alike
 
@@ -71,6 +63,7 @@ def selective_scan(
         NotImplementedError: a named implementation that cannot run here, with the remedy.
     """
     check(u, delta, A, B, C, D, z, delta_bias, h0)
+    check_named(implementation, double=u.dtype == jnp.float64)
     (batch, length, d), n = u.shape, A.shape[-1]
 
     real = jnp.float64 if u.dtype == jnp.float64 else jnp.float32
@@ -106,11 +99,7 @@ def _scan(name: str | None, options: Options, args: Arguments) -> tuple[Tokens, 
 def _forward(
     name: str | None, options: Options, args: Arguments
 ) -> tuple[tuple[Tokens, State], tuple[Arguments, Entries]]:
-    def forward(i: Implementation) -> Callable[..., Any]:
-        return lambda args: varying_alike(i.forward(args, options), like=args)
-
-    run = dispatch(name, forward, double=args.A.dtype == jnp.float64)
-    y, last, entries = foldable(run)(args)
+    y, last, entries = foldable(partial(forward, name=name, options=options))(args)
     return (y, last), (args, entries)
 
 
@@ -120,11 +109,7 @@ def _backward(
     saved: tuple[Arguments, Entries],
     cotangents: tuple[Tokens, State],
 ) -> tuple[Arguments]:
-    def backward(i: Implementation) -> Callable[..., Any]:
-        return lambda *given: varying_alike(i.backward(*given, options=options), like=given)
-
-    run = dispatch(name, backward, double=saved[0].A.dtype == jnp.float64)
-    return (foldable(run)(*saved, *cotangents),)
+    return (foldable(partial(backward, name=name, options=options))(*saved, *cotangents),)
 
 
 _scan.defvjp(_forward, _backward)

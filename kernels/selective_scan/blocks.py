@@ -23,7 +23,6 @@ from kernels.selective_scan.form import (
     chunks,
     groups,
 )
-from kernels.selective_scan.varying import varying_alike
 
 SMALL = 2048  # elements of a state
 
@@ -121,7 +120,7 @@ def _each(args: Arguments, block: Block, run: Any, zeros: Any, axes: Any) -> Any
         return jax.tree.map(partial(_add, args=args, block=block, i=i), sums, run(i), axes)
 
     count = b // block.b * (d // block.d)
-    return lax.fori_loop(0, count, step, varying_alike(zeros, like=args))
+    return lax.fori_loop(0, count, step, zeros)
 
 
 def _cut(args: Arguments, block: Block, i: Array) -> Arguments:

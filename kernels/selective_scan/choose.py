@@ -1,24 +1,20 @@
 """Which implementation runs: by name, or by the platform that the computation is lowered for."""
 
 import logging
-from collections.abc import Callable
 from functools import cache
 from importlib import import_module
 from typing import Any
 
 import jax
-from jax import lax
-from jax import numpy as jnp
-from jax.extend.core import Primitive
-from jax.interpreters import mlir
 
 from kernels.selective_scan import reference, xla
 from kernels.selective_scan.form import Implementation
 
-NAMES = ("reference", "sequential", "associative", "triton")
-PREFERRED = {"cpu": "sequential", "cuda": "triton"}
+NAMES = ("reference", "sequential", "associative", "triton", "pallas_tpu")
+PREFERRED = {"cpu": "sequential", "cuda": "triton", "tpu": "pallas_tpu"}
 EVERYWHERE = "associative"
-ONLY = {"triton": "cuda"}  # the one platform that these run on
+ONLY = {"triton": "cuda", "pallas_tpu": "tpu"}  # the one platform that these run on
+MODULES = {"triton": "triton_gpu", "pallas_tpu": "pallas_tpu"}  # loaded when they are wanted
 
 log = logging.getLogger("kernels.selective_scan")
 
@@ -57,12 +53,13 @@ def unavailable(name: str) -> str | None:
             f"selective_scan has no implementation {name!r}; "
             f"there are {', '.join(NAMES)}, or None to choose by platform"
         )
-    if name != "triton":
+    if name not in MODULES:
         return None
     try:
-        module = import_module("kernels.selective_scan.triton_gpu")
+        module = import_module(f"{__package__}.{MODULES[name]}")
     except ImportError as error:
-        return f"{error}; install the gpu extra: pip install 'mstg-jax[gpu]'"
+        extra = {"cuda": "gpu"}.get(ONLY[name], ONLY[name])
+        return f"{error}; install the {extra} extra: pip install 'mstg-jax[{extra}]'"
     return module.unavailable()
 
 
@@ -70,62 +67,46 @@ def load(name: str) -> Implementation:
     """Raises NotImplementedError, with the reason and the remedy, if it cannot be loaded here."""
     if reason := unavailable(name):
         raise NotImplementedError(f"selective_scan cannot run {name!r}: {reason}")
-    modules: dict[str, Any] = {
+    if name in MODULES:
+        return import_module(f"{__package__}.{MODULES[name]}")  # pyright: ignore[reportReturnType]
+    loaded: dict[str, Any] = {
         "reference": reference,
         "sequential": xla.sequential,
         "associative": xla.associative,
     }
-    return modules[name] if name in modules else import_module(f"{__package__}.triton_gpu")  # pyright: ignore[reportReturnType]
+    return loaded[name]
 
 
-def dispatch(
-    name: str | None, run: Callable[[Implementation], Callable[..., Any]], *, double: bool = False
-) -> Callable[..., Any]:
-    """The function `run(implementation)` of the named implementation, or of each platform's own.
-
-    The platform is the one that the computation is lowered for, which may not be the one here. For
-    float64 (`double`), kernels are not chosen, and a named one is refused.
-    """
+def check_named(name: str | None, double: bool) -> None:
+    """Raises NotImplementedError if a named implementation cannot be loaded, or has no float64."""
     if name is None:
-        _say_what_is_missing()
-        usable = {p: i for p, i in PREFERRED.items() if not (double and i in ONLY)}
-        own = {p: run(load(i)) for p, i in usable.items() if unavailable(i) is None}
-        default = run(load(EVERYWHERE))
-        return lambda *args: lax.platform_dependent(*args, **own, default=default)
-    function = run(load(name))
-    if name not in ONLY:
-        return function
-    if double:
+        return
+    load(name)
+    if double and name in ONLY:
         raise NotImplementedError(
             f"selective_scan's {name!r} has no float64; use float32, or {EVERYWHERE!r}"
         )
-    refusal = _refusal(function, f"selective_scan's {name!r} runs on {ONLY[name]} only")
-    own = {ONLY[name]: function}
-    return lambda *args: lax.platform_dependent(*args, **own, default=refusal)
+
+
+def implementation_for(platform: str, name: str | None, double: bool) -> Implementation:
+    """What is lowered for a platform: the named implementation, or the platform's own.
+
+    Raises NotImplementedError if the named one runs elsewhere only.
+    """
+    if name is not None:
+        if ONLY.get(name, platform) != platform:
+            raise NotImplementedError(f"selective_scan's {name!r} runs on {ONLY[name]} only")
+        return load(name)
+    own = PREFERRED.get(platform, EVERYWHERE)
+    if double and own in ONLY:
+        return load(EVERYWHERE)
+    if reason := unavailable(own):
+        _say(f"selective_scan runs {EVERYWHERE} on {platform}: {own} cannot run, because {reason}")
+        return load(EVERYWHERE)
+    return load(own)
 
 
 @cache
-def _say_what_is_missing() -> None:
-    """A GPU without its kernel is slow: one line says so."""
-    if jax.default_backend() == "gpu" and unavailable(PREFERRED["cuda"]):
-        log.warning("selective_scan runs %s", explain())
-
-
-def _refusal(function: Callable[..., Any], message: str) -> Callable[..., Any]:
-    """A function of the same type that cannot be lowered."""
-
-    def refuse(*args: Any) -> Any:
-        stop = refused.bind(jnp.zeros(()), message=message)
-        outputs = jax.eval_shape(function, *args)
-        return jax.tree.map(lambda x: jnp.broadcast_to(stop.astype(x.dtype), x.shape), outputs)
-
-    return refuse
-
-
-def _refuse_to_lower(_context: Any, *_operands: Any, message: str) -> Any:
-    raise NotImplementedError(message)
-
-
-refused = Primitive("selective_scan_refused")
-refused.def_abstract_eval(lambda x, message: x)
-mlir.register_lowering(refused, _refuse_to_lower)
+def _say(message: str) -> None:
+    """Once: a GPU without its kernel is slow."""
+    log.warning(message)

@@ -22,7 +22,7 @@ from jax import Array
 from jax import numpy as jnp
 from triton import knobs
 
-from kernels.selective_scan.form import Arguments, Entries, Options, State, Tokens, groups
+from kernels.selective_scan.form import Arguments, Entries, Options, State, Tokens
 from kernels.selective_scan.triton_backward import gradients
 from kernels.selective_scan.triton_kernels import carry, chunk_adjoints, chunk_states, outputs
 from kernels.selective_scan.tuning import Plan, Scan, carry_tile, cdiv, gpu_tiles
@@ -33,7 +33,7 @@ _capability: ContextVar[int | None] = ContextVar("capability", default=None)
 
 def forward(args: Arguments, options: Options) -> tuple[Tokens, State, Entries]:
     """y in u's type, the last state, and the states that enter the chunks."""
-    scan = _scan(args, options)
+    scan = Scan.of(args, options)
     entries = args.h0[:, None]
     if scan.chunks > 1:
         plan = Plan(scan, gpu_tiles("chunk_states", scan))
@@ -62,7 +62,7 @@ def backward(
     args: Arguments, entries: Entries, dy: Tokens, dlast: State, options: Options
 ) -> Arguments:
     """The gradients of every argument that is not None."""
-    scan = _scan(args, options)
+    scan = Scan.of(args, options)
     adjoints = dlast[:, None]
     if scan.chunks > 1:
         plan = Plan(scan, gpu_tiles("chunk_adjoints", scan))
@@ -141,25 +141,6 @@ def compiling_for(capability: int) -> Iterator[None]:
         yield
     finally:
         _capability.reset(token)
-
-
-def _scan(args: Arguments, options: Options) -> Scan:
-    (b, l, d), n = args.u.shape, args.A.shape[1]  # noqa: E741
-    return Scan(
-        b=b,
-        l=l,
-        d=d,
-        n=n,
-        g=groups(args),
-        chunk=options.chunk,
-        bias=args.delta_bias is not None,
-        softplus=options.delta_softplus,
-        skip=args.D is not None,
-        gate=args.z is not None,
-        B_varies=args.B.ndim == 4,
-        C_varies=args.C.ndim == 4,
-        reverse=options.reverse,
-    )
 
 
 def _carried(

@@ -3,6 +3,8 @@
 from dataclasses import dataclass
 from typing import Literal
 
+from kernels.selective_scan.form import Arguments, Options, groups
+
 TokenKernel = Literal["chunk_states", "chunk_adjoints", "outputs", "gradients"]
 
 
@@ -32,6 +34,25 @@ class Scan:
     B_varies: bool
     C_varies: bool
     reverse: bool
+
+    @classmethod
+    def of(cls, args: Arguments, options: Options) -> "Scan":
+        (b, l, d), n = args.u.shape, args.A.shape[1]  # noqa: E741
+        return cls(
+            b=b,
+            l=l,
+            d=d,
+            n=n,
+            g=groups(args),
+            chunk=options.chunk,
+            bias=args.delta_bias is not None,
+            softplus=options.delta_softplus,
+            skip=args.D is not None,
+            gate=args.z is not None,
+            B_varies=args.B.ndim == 4,
+            C_varies=args.C.ndim == 4,
+            reverse=options.reverse,
+        )
 
     @property
     def p(self) -> int:

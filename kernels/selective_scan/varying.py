@@ -9,8 +9,7 @@ from jax import Array, lax
 def varying_alike(x: Any, like: Any) -> Any:
     """Inside shard_map, x as arrays that vary over all mesh axes that any array of `like` does.
 
-    Loops must carry such arrays, and kernels do not say it of their results. The cast's own
-    gradient sums that of a shared argument over the devices.
+    The cast's own gradient sums that of a shared argument over the devices.
     """
 
     def varying(x: Array) -> frozenset[str]:
