@@ -54,7 +54,7 @@ class Deform:
         ed, es = (2 * batch[name] - 1 for name in ("ed", "es"))
         key_t, key_noise = jax.random.split(key)
         t = jax.random.randint(key_t, (es.shape[0],), 0, self.diffusion.steps)
-        noise = jax.random.normal(key_noise, es.shape)
+        noise = jax.random.normal(key_noise, es.shape, es.dtype)
         code = model.code(ed, es, q_sample(schedule, es, t, noise), t)
         flow = model.flow(ed, code)
         parts = {

@@ -113,9 +113,10 @@ class TimeEmbedding(nnx.Module):
         self.project = Linear(4 * dim, dim, rng=rng)
 
     def __call__(self, t: Steps) -> Float[Array, "b dim"]:
-        exponents = jnp.arange(0, self.dim, 2, dtype=jnp.float32)
+        dtype = self.expand.kernel.dtype
+        exponents = jnp.arange(0, self.dim, 2, dtype=dtype)
         frequencies = jnp.exp(exponents * (-math.log(10_000) / self.dim))
-        angles = t.astype(jnp.float32)[:, None] * frequencies[None, :]
+        angles = t.astype(dtype)[:, None] * frequencies[None, :]
         embedding = jnp.concatenate([jnp.sin(angles), jnp.cos(angles)], axis=-1)
         return self.project(nnx.silu(self.expand(embedding)))
 

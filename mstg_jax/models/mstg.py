@@ -107,7 +107,7 @@ class Branch(nnx.Module):
     def restore(self, sequences: Iterator[Tokens], shape: tuple[int, ...]) -> Features:
         """Back to (b f d h w c): the mean over the walks of the sum over the directions."""
         walked = self._walks(shape)
-        total = jnp.zeros(shape)
+        total = jnp.zeros(shape, self.transform.kernel.dtype)
         for walk in walked:
             tokens = next(sequences)
             if self.bidirectional:

@@ -1,0 +1,125 @@
+"""Diffusion, losses, training and inference beside the PyTorch reference."""
+
+from dataclasses import replace
+
+import jax
+import numpy as np
+import optax
+import parity
+import pytest
+from jax import numpy as jnp
+from parity import assert_close, first, images, in_type, make_pair, relative, torch
+from torch_reference import diffusion as reference
+
+from mstg_jax.config import DiffusionConfig
+from mstg_jax.diffusion.process import local_ncc, q_sample, smoothness
+from mstg_jax.diffusion.schedule import make_schedule
+
+both = pytest.mark.parametrize("dtype", parity.DTYPES)
+SCHEDULES = ("linear", "cosine", "quad", "warmup10", "warmup50", "const")
+BUFFERS = {
+    "beta": "betas",
+    "alpha_bar": "alphas_cumprod",
+    "sqrt_alpha_bar": "sqrt_alphas_cumprod",
+    "sqrt_one_minus_alpha_bar": "sqrt_one_minus_alphas_cumprod",
+    "posterior_x0": "posterior_mean_coef1",
+    "posterior_xt": "posterior_mean_coef2",
+    "posterior_variance": "posterior_variance",
+}
+
+
+@pytest.mark.parametrize("name", SCHEDULES)
+def test_schedules(name):
+    config = DiffusionConfig(schedule=name)
+    ours = make_schedule(config)
+    theirs = reference.buffers(name, config.steps, config.beta_start, config.beta_end)
+    for own, buffer in BUFFERS.items():
+        assert relative(getattr(ours, own), theirs[buffer]) < 1e-7, own
+
+
+@both
+def test_losses(dtype):
+    pair = make_pair("ddm-tiny", "float32")
+    x, y = images(pair.config, 2, dtype)
+    flow = np.random.default_rng(7).standard_normal((*x.shape[:-1], 3)).astype(dtype)
+    with in_type(dtype):
+        ncc, smooth = local_ncc(jnp.asarray(x), jnp.asarray(y)), smoothness(jnp.asarray(flow))
+    assert abs(float(ncc) / float(reference.local_ncc(first(x), first(y))) - 1) < 1e-6
+    assert abs(float(smooth) / float(reference.smoothness(first(flow))) - 1) < 1e-6
+
+
+@both
+@pytest.mark.parametrize("preset", ["ddm-tiny", "demo-tiny"])
+def test_twenty_steps_of_adam(preset, dtype):
+    """Same weights, noise and steps; the loss at every step."""
+    steps, rate = 20, 1e-3
+    with in_type(dtype):
+        pair = make_pair(preset, dtype)
+        ed, es = images(pair.config, 2, dtype)
+        batch = {"ed": jnp.asarray(ed), "es": jnp.asarray(es)}
+        optimiser = optax.adam(rate, *pair.config.optim.betas)
+
+        @jax.jit
+        def step(params, state, key):
+            def loss(params):
+                return pair.method.loss(pair.model(params), batch, key)[0]
+
+            value, slopes = jax.value_and_grad(loss)(params)
+            with jax.numpy_dtype_promotion("standard"):
+                updates, state = optimiser.update(slopes, state, params)
+            return optax.apply_updates(params, updates), state, value
+
+        params, state, ours = pair.params, optimiser.init(pair.params), []
+        for i in range(steps):
+            params, state, value = step(params, state, jax.random.key(i))
+            ours.append(float(value))
+
+        adam = torch.optim.Adam(
+            pair.reference.parameters(), lr=rate, betas=pair.config.optim.betas, eps=1e-8
+        )
+        theirs = []
+        for i in range(steps):
+            key_t, key_noise = jax.random.split(jax.random.key(i))  # as methods/mstg.py draws them
+            t = np.asarray(jax.random.randint(key_t, (1,), 0, pair.config.diffusion.steps))
+            noise = np.asarray(jax.random.normal(key_noise, es.shape))
+            found = reference.losses(
+                pair.reference, *(2 * first(x) - 1 for x in (ed, es)),
+                torch.tensor(t, dtype=torch.long), first(noise),
+                ncc_weight=pair.config.diffusion.ncc_weight,
+                smooth_weight=pair.config.diffusion.smooth_weight,
+            )  # fmt: skip
+            adam.zero_grad()
+            found.total.backward()
+            adam.step()
+            theirs.append(float(found.total.detach()))
+    assert np.ptp(theirs) > 1e-2 * abs(theirs[0])  # it has learned something
+    far = np.abs(np.array(ours) / np.array(theirs) - 1)
+    assert far.max() < {"float32": 1e-4, "float64": 1e-9}[dtype], far
+
+
+@both
+@pytest.mark.parametrize("preset", ["ddm-tiny", "demo-tiny"])
+def test_ten_frames(preset, dtype):
+    with in_type(dtype):
+        pair = make_pair(preset, dtype)
+        ed, es = images(pair.config, 2, dtype)
+        gammas = np.linspace(0, 1, 10, dtype=dtype)[None]
+        ours = jax.jit(lambda params, *x: pair.method.generate(pair.model(params), *x))(
+            pair.params, ed, es, gammas, jax.random.key(0)
+        )
+    theirs = reference.generate(
+        pair.reference, *(2 * first(x) - 1 for x in (ed, es)), torch.tensor(gammas)
+    )
+    assert_close(ours.frames, np.moveaxis(theirs.frames.numpy(), 2, -1), dtype)
+    assert_close(ours.flow, np.moveaxis(theirs.flow.numpy(), 2, -1), dtype)
+
+
+def test_noising():
+    config = DiffusionConfig()
+    pair = make_pair("ddm-tiny", "float32")
+    x0, noise = images(pair.config, 2, "float32", batch=3)
+    t = np.array([0, 24, 49])
+    config = replace(pair.config.diffusion)
+    ours = q_sample(make_schedule(config), jnp.asarray(x0), jnp.asarray(t), jnp.asarray(noise))
+    theirs = reference.q_sample(pair.reference, first(x0), torch.tensor(t), first(noise))
+    assert relative(ours, np.moveaxis(theirs.numpy(), 1, -1)) < 1e-6
