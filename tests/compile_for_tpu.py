@@ -1,11 +1,13 @@
 """Compile both passes of the scan for TPUs that are not here; print the memory that they need.
 
-A program, because libtpu is found by the environment: `python tests/compile_for_tpu.py v5e v6e`.
+A program, because libtpu is found by the environment: `python tests/compile_for_tpu.py v5e v6e`,
+with --all for bfloat16 and all forms of the arguments, with --step for a train step on all devices.
 A line has target, case, type, pass, and MB of arguments, outputs and temporary arrays in the TPU's
 memory. XLA keeps small temporary arrays on the chip: they are not counted.
 """
 
 import os
+import re
 import sys
 from functools import partial
 from pathlib import Path
@@ -125,21 +127,40 @@ def report(target, name, dtype, which, compiled):
     print(target, name, dtype.__name__, which, megabytes, flush=True)
 
 
-def cases():
-    yield from (
-        (k, case, dtype) for k, case in WORKLOADS.items() for dtype in (jnp.float32, jnp.bfloat16)
-    )
+def cases(every):
+    yield from ((k, case, jnp.float32) for k, case in WORKLOADS.items())
+    if not every:
+        return
+    yield from ((k, case, jnp.bfloat16) for k, case in WORKLOADS.items())
     yield from ((k, case, jnp.float32) for k, case in FORMS.items())
     yield "half", WORKLOADS["8192x64"], jnp.float16
     yield "wide-groups", FORMS["wide-groups"], jnp.bfloat16
 
 
-if __name__ == "__main__":
-    for target in sys.argv[1:]:
+def step(target):
+    """Which kernels and collectives there are in a train step of mstg, one example per device."""
+    from compile_step import compiled_step
+
+    text = compiled_step("demo-tiny", described(target)).as_text()
+    for which in ("forward", "backward"):
+        print(target, which, len(set(re.findall(rf"selective_scan_{which}\.\d+", text))))
+    collectives = re.findall(r" (all-\w+|reduce-scatter|collective-\w+)(?:-start)?\(", text)
+    print(target, *collectives)
+
+
+def main(targets, flags):
+    for target in targets:
+        if "--step" in flags:
+            step(target)
+            continue
         devices = described(target)
-        for name, case, dtype in cases():
+        for name, case, dtype in cases("--all" in flags):
             for which, compiled in programs(case, dtype, devices[0]):
                 report(target, name, dtype, which, compiled)
         compiled = sharded(devices)
         for which in ("forward", "backward"):
             report(target, "sharded", jnp.float32, which, compiled)
+
+
+if __name__ == "__main__":
+    main(*([x for x in sys.argv[1:] if x.startswith("--") == flag] for flag in (False, True)))

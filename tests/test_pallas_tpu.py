@@ -216,23 +216,20 @@ def test_blocks_fit_on_the_chip_and_cover_everything(n, d, g, backward):
     assert plan.entries <= scan.chunks
 
 
-COPIED = ("half", "n256-wide", "many-channels")  # to float32; to channels before tokens
-
-
 @pytest.mark.skipif(find_spec("libtpu") is None, reason="needs libtpu: pip install 'jax[tpu]'")
 @pytest.mark.parametrize("target", ["v5e", "v5p", "v6e"])
 def test_programs_of_XLA(target):
     """Mosaic compiles the kernels, and nothing of the arguments' size is copied.
 
-    XLA itself takes 0.3 MB for the smallest of programs.
+    XLA itself takes 0.3 MB for the smallest of programs. On v5e and v6e it keeps temporary arrays
+    on the chip, where they are not counted. One at a time: libtpu allows one process.
     """
     env = {k: v for k, v in os.environ.items() if k != "XLA_FLAGS"} | {"PYTHONPATH": str(ROOT)}
     command = [sys.executable, "tests/compile_for_tpu.py", target]
     done = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-4000:]
     rows = [line.split() for line in done.stdout.splitlines() if line.startswith(target)]
-    assert len(rows) == 58
+    assert len(rows) == 14
     for _, *case, arguments_, outputs, temporary in rows:
         whole = float(arguments_) + float(outputs)
-        least = 0 if case[0] in COPIED else whole + float(temporary) - 0.5
-        assert least <= 1.5 * whole, case
+        assert whole + float(temporary) - 0.5 <= 1.5 * whole, case
