@@ -79,7 +79,7 @@ class ModelConfig:
     time_dim: int = 8
     deformation_channels: tuple[int, ...] = (16, 32, 32, 32, 32)
     """Encoder channels of the deformation network; the first at full resolution."""
-    scan: Literal["sequential", "associative", "reference", "triton"] | None = None
+    scan: Literal["sequential", "associative", "reference", "triton", "pallas_tpu"] | None = None
     """Implementation of the selective scan; None chooses by platform."""
     remat: bool = False
     """Recompute each module in the backward pass: less memory, more time."""

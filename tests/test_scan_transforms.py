@@ -113,6 +113,7 @@ def test_shard_map(check_vma):
 
 def test_explain():
     assert explain(platform="cpu") == "sequential, the default on cpu"
+    assert explain(platform="tpu") == "pallas_tpu, the default on tpu"
     assert explain("reference") == "reference, as named"
     assert explain(platform="rocm") == "associative: there is no kernel for rocm"
     assert explain("triton", "cpu") == "nothing: triton runs on cuda only"
@@ -120,8 +121,11 @@ def test_explain():
         explain("warp")
 
 
-def test_a_gpu_without_its_kernel_is_told_why(monkeypatch):
-    monkeypatch.setattr(choose, "unavailable", lambda name: "it is not installed; install it")
+def test_a_gpu_without_its_kernel_is_told_why(monkeypatch, caplog):
+    missing = {"triton": "it is not installed; install it"}
+    monkeypatch.setattr(choose, "unavailable", missing.get)
+    assert choose.implementation_for("cuda", None, double=False) is choose.xla.associative
+    assert "selective_scan runs associative on cuda: triton cannot run, because it" in caplog.text
     assert explain(platform="cuda").startswith("associative: triton cannot run, because it is not")
     with pytest.raises(NotImplementedError, match=r"cannot run 'triton': .*install it"):
         scan(arguments(3), implementation="triton")
