@@ -2,7 +2,8 @@
 
 # pyright: reportMissingImports=false
 
-from functools import partial
+from collections.abc import Callable
+from functools import partial, wraps
 from typing import Any
 
 import jax
@@ -10,42 +11,47 @@ from jax import Array, lax
 from jax import numpy as jnp
 
 CHUNK = 256
+Scan = Callable[..., Array]
 
 
-def whole(
-    u: Array,
-    delta: Array,
-    A: Array,
-    B: Array,
-    C: Array,
-    D: Array | None = None,
-    z: Array | None = None,
-    delta_bias: Array | None = None,
-    *,
-    delta_softplus: bool = False,
-) -> Array:
+def completed(scan: Scan) -> Scan:
+    """A scan of u, delta, A, B and C, with what else `selective_scan` takes around it."""
+
+    @wraps(scan)
+    def run(
+        u: Array,
+        delta: Array,
+        A: Array,
+        B: Array,
+        C: Array,
+        D: Array | None = None,
+        z: Array | None = None,
+        delta_bias: Array | None = None,
+        *,
+        delta_softplus: bool = False,
+    ) -> Array:
+        if delta_bias is not None:
+            delta = delta + delta_bias[None, None]
+        y = scan(u, jax.nn.softplus(delta) if delta_softplus else delta, A, B, C)
+        if D is not None:
+            y = y + D[None, None] * u
+        return y if z is None else y * jax.nn.silu(z)
+
+    return run
+
+
+@completed
+def whole(u: Array, delta: Array, A: Array, B: Array, C: Array) -> Array:
     """One `lax.associative_scan` over all tokens: every state is in memory."""
-    delta = _positive(delta, delta_bias, delta_softplus)
     decay = jnp.exp(delta[..., None] * A[None, None])
     entered = (delta * u)[..., None] * B[:, :, None]
     _, h = lax.associative_scan(_combine, (decay, entered), axis=1)
-    return _gated(jnp.sum(h * C[:, :, None], axis=-1), u, D, z)
+    return jnp.sum(h * C[:, :, None], axis=-1)
 
 
-def checkpointed(
-    u: Array,
-    delta: Array,
-    A: Array,
-    B: Array,
-    C: Array,
-    D: Array | None = None,
-    z: Array | None = None,
-    delta_bias: Array | None = None,
-    *,
-    delta_softplus: bool = False,
-) -> Array:
+@completed
+def checkpointed(u: Array, delta: Array, A: Array, B: Array, C: Array) -> Array:
     """`lax.scan` over checkpointed `lax.scan`s of 256 tokens, differentiated by JAX."""
-    delta = _positive(delta, delta_bias, delta_softplus)
 
     def token(h: Array, x: tuple[Array, ...]) -> tuple[Array, Array]:
         u, delta, B, C = x
@@ -60,7 +66,7 @@ def checkpointed(
     _, y = lax.scan(
         jax.checkpoint(partial(lax.scan, token)), start, tuple(map(chunks, (u, delta, B, C)))
     )
-    return _gated(jnp.swapaxes(y.reshape(-1, *y.shape[2:]), 0, 1), u, D, z)
+    return jnp.swapaxes(y.reshape(-1, *y.shape[2:]), 0, 1)
 
 
 def torch_loop(
@@ -94,18 +100,6 @@ def torch_loop(
     if D is not None:
         out = out + D * u
     return out if z is None else out * torch.nn.functional.silu(z)
-
-
-def _positive(delta: Array, bias: Array | None, softplus: bool) -> Array:
-    if bias is not None:
-        delta = delta + bias[None, None]
-    return jax.nn.softplus(delta) if softplus else delta
-
-
-def _gated(y: Array, u: Array, D: Array | None, z: Array | None) -> Array:
-    if D is not None:
-        y = y + D[None, None] * u
-    return y if z is None else y * jax.nn.silu(z)
 
 
 def _combine(left: tuple[Array, Array], right: tuple[Array, Array]) -> tuple[Array, Array]:

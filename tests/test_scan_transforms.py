@@ -125,7 +125,7 @@ def test_a_gpu_without_its_kernel_is_told_why(monkeypatch, caplog):
     missing = {"triton": "it is not installed; install it"}
     monkeypatch.setattr(choose, "unavailable", missing.get)
     assert choose.implementation_for("cuda", None, double=False) is choose.xla.associative
-    assert "selective_scan runs associative on cuda: triton cannot run, because it" in caplog.text
+    assert "selective_scan on cuda runs associative: triton cannot run, because it" in caplog.text
     assert explain(platform="cuda").startswith("associative: triton cannot run, because it is not")
     with pytest.raises(NotImplementedError, match=r"cannot run 'triton': .*install it"):
         scan(arguments(3), implementation="triton")

@@ -100,8 +100,8 @@ def implementation_for(platform: str, name: str | None, double: bool) -> Impleme
     own = PREFERRED.get(platform, EVERYWHERE)
     if double and own in ONLY:
         return load(EVERYWHERE)
-    if reason := unavailable(own):
-        _say(f"selective_scan runs {EVERYWHERE} on {platform}: {own} cannot run, because {reason}")
+    if unavailable(own):
+        _say(f"selective_scan on {platform} runs {explain(platform=platform)}")
         return load(EVERYWHERE)
     return load(own)
 

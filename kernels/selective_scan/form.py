@@ -8,6 +8,7 @@ Arrays without a token axis are "real": float32, or float64 where u is; so is al
 
 from typing import Any, NamedTuple, Protocol, TypeAlias, runtime_checkable
 
+import jax
 from jax import Array
 from jaxtyping import Float
 
@@ -63,6 +64,13 @@ class Implementation(Protocol):
 def groups(args: Arguments) -> int:
     """g: how many groups of channels have their own B and C."""
     return next((M.shape[2] for M in (args.B, args.C) if M.ndim == 4), 1)
+
+
+def steps(delta: Array, delta_bias: Array | None, options: Options) -> Array:
+    """delta, in the type of the arithmetic, after bias (with as many axes) and softplus."""
+    if delta_bias is not None:
+        delta = delta + delta_bias
+    return jax.nn.softplus(delta) if options.delta_softplus else delta
 
 
 def chunks(length: int, options: Options) -> int:

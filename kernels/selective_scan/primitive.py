@@ -3,7 +3,7 @@
 Then the platform is known, and only what runs on it is traced. A kernel's trace takes seconds.
 """
 
-from functools import partial
+from functools import cache, partial
 from typing import Any
 
 import jax
@@ -71,12 +71,16 @@ def _lower(context: Any, *operands: Any, platform: str, **parameters: Any) -> An
     return rule(context.replace(avals_in=types), *operands, **parameters)
 
 
+@cache
+def _compiled(**parameters: Any) -> Any:
+    """For calls outside jax.jit."""
+    return jax.jit(partial(scan_pass.bind, **parameters))
+
+
 scan_pass = Primitive("selective_scan")
 scan_pass.multiple_results = True
 scan_pass.def_abstract_eval(_types)
-scan_pass.def_impl(
-    lambda *leaves, **parameters: jax.jit(partial(scan_pass.bind, **parameters))(*leaves)
-)
+scan_pass.def_impl(lambda *leaves, **parameters: _compiled(**parameters)(*leaves))
 mlir.register_lowering(scan_pass, partial(_lower, platform="another platform"))
 for _platform in PLATFORMS:
     mlir.register_lowering(scan_pass, partial(_lower, platform=_platform), platform=_platform)

@@ -4,7 +4,16 @@ import jax
 from jax import Array, lax
 from jax import numpy as jnp
 
-from kernels.selective_scan.form import Arguments, Entries, Options, State, Tokens, chunks, groups
+from kernels.selective_scan.form import (
+    Arguments,
+    Entries,
+    Options,
+    State,
+    Tokens,
+    chunks,
+    groups,
+    steps,
+)
 
 
 def forward(args: Arguments, options: Options) -> tuple[Tokens, State, Entries]:
@@ -31,10 +40,8 @@ def scan(args: Arguments, options: Options) -> tuple[Tokens, State]:
         if M.ndim == 4
     }
     constant = {name: M[None] for name, M in (("B", args.B), ("C", args.C)) if M.ndim == 2}
-    if args.delta_bias is not None:
-        delta = delta + args.delta_bias[None, None]
-    if options.delta_softplus:
-        delta = jax.nn.softplus(delta)
+    bias = None if args.delta_bias is None else args.delta_bias[None, None]
+    delta = steps(delta, bias, options)
 
     def step(h: Array, token: tuple[Array, Array, dict[str, Array]]) -> tuple[Array, Array]:
         u, delta, own = token

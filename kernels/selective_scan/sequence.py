@@ -7,11 +7,10 @@ tokens, it then scans them. Gradients take the same way back.
 
 from collections.abc import Callable
 
-import jax
 from jax import Array, lax
 from jax import numpy as jnp
 
-from kernels.selective_scan.form import Arguments, Options, State, Tokens
+from kernels.selective_scan.form import Arguments, Options, State, Tokens, steps
 from kernels.selective_scan.varying import varying_alike
 
 Scan = Callable[[Arguments], tuple[Tokens, State]]
@@ -40,9 +39,6 @@ def across(axis: str, scan: Scan, args: Arguments, options: Options) -> tuple[To
 
 def _decay(args: Arguments, options: Options) -> Array:
     """(b d n): what is left of a state after all tokens here."""
-    delta = args.delta.astype(args.A.dtype)
-    if args.delta_bias is not None:
-        delta = delta + args.delta_bias[None, None]
-    if options.delta_softplus:
-        delta = jax.nn.softplus(delta)
+    bias = None if args.delta_bias is None else args.delta_bias[None, None]
+    delta = steps(args.delta.astype(args.A.dtype), bias, options)
     return jnp.exp(jnp.sum(delta, axis=1)[..., None] * args.A[None])

@@ -6,7 +6,7 @@ import jax
 from jax import Array
 from jax import numpy as jnp
 
-from kernels.selective_scan.form import Arguments, Options, chunks, groups
+from kernels.selective_scan.form import Arguments, Options, chunks, groups, steps
 
 
 class Rows(NamedTuple):
@@ -118,11 +118,8 @@ class Layout:
 def rows_of(tokens: Tokens, fixed: Fixed, valid: Array | None, options: Options) -> Rows:
     """The recurrence's rows of one chunk; padding has delta = 0, which leaves the state alone."""
     real = fixed.A.dtype
-    delta = tokens.delta.astype(real)
-    if fixed.delta_bias is not None:
-        delta = delta + fixed.delta_bias[None]
-    if options.delta_softplus:
-        delta = jax.nn.softplus(delta)
+    bias = None if fixed.delta_bias is None else fixed.delta_bias[None]
+    delta = steps(tokens.delta.astype(real), bias, options)
     if valid is not None:
         delta = jnp.where(valid, delta, 0.0)
 

@@ -81,15 +81,15 @@ def log_alpha_bar(beta: Float64[np.ndarray, " T"]) -> Float64[np.ndarray, " T"]:
         return np.cumsum(np.log1p(-beta))
 
 
-def make_schedule(config: DiffusionConfig) -> Schedule:
-    """Everything derived from `betas(config)`, in float64 and rounded to float32 once."""
+def constants(config: DiffusionConfig) -> dict[str, Float64[np.ndarray, " T"]]:
+    """The fields of `Schedule`, derived from `betas(config)`, in float64."""
     # Without the floor, beta_start = 0 gives 0/0: eps is not defined where there is no noise.
     beta = np.maximum(betas(config), 1e-20)
     log_bar = log_alpha_bar(beta)
     log_previous = np.concatenate([np.zeros(1), log_bar[:-1]])
     noise, noise_previous = -np.expm1(log_bar), -np.expm1(log_previous)
     variance = beta * noise_previous / noise
-    derived = dict(
+    return dict(
         beta=beta,
         alpha_bar=np.exp(log_bar),
         sqrt_alpha_bar=np.exp(log_bar / 2),
@@ -99,4 +99,9 @@ def make_schedule(config: DiffusionConfig) -> Schedule:
         posterior_variance=variance,
         posterior_log_variance=np.log(np.maximum(variance, 1e-20)),
     )
-    return Schedule(**{name: jnp.asarray(x, jnp.float32) for name, x in derived.items()})
+
+
+def make_schedule(config: DiffusionConfig) -> Schedule:
+    """`constants(config)`, rounded to float32 once."""
+    rounded = {name: jnp.asarray(x, jnp.float32) for name, x in constants(config).items()}
+    return Schedule(**rounded)

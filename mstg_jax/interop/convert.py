@@ -8,7 +8,7 @@ from flax import nnx
 from jax import numpy as jnp
 
 from mstg_jax.config import Config
-from mstg_jax.diffusion.schedule import betas, log_alpha_bar
+from mstg_jax.diffusion.schedule import constants
 from mstg_jax.interop.names import MAMBA, Entry, Path, entries, frequencies
 
 Tensors = dict[str, np.ndarray]
@@ -107,27 +107,23 @@ def _same(given: np.ndarray, own: np.ndarray) -> bool:
 def buffers(config: Config, mixers: bool) -> Tensors:
     """What DDM's public code keeps beside its parameters: of the schedule (Ho et al. 2020), and the
     frequencies of the time embedding."""
-    beta = betas(config.diffusion)
-    log_bar = log_alpha_bar(beta)
-    log_previous = np.concatenate([np.zeros(1), log_bar[:-1]])
-    bar, previous = np.exp(log_bar), np.exp(log_previous)
-    noise, noise_previous = -np.expm1(log_bar), -np.expm1(log_previous)
+    known = constants(config.diffusion)
+    bar, sigma = known["alpha_bar"], known["sqrt_one_minus_alpha_bar"]
     dim = config.model.time_dim
-    with np.errstate(divide="ignore", invalid="ignore"):  # alpha_bar ends at 0 in jsd
-        variance = beta * noise_previous / noise
+    with np.errstate(divide="ignore"):  # alpha_bar ends at 0 in jsd
         named = {
-            "betas": beta,
+            "betas": known["beta"],
             "alphas_cumprod": bar,
-            "alphas_cumprod_prev": previous,
-            "sqrt_alphas_cumprod": np.sqrt(bar),
-            "sqrt_one_minus_alphas_cumprod": np.sqrt(noise),
-            "log_one_minus_alphas_cumprod": np.log(noise),
-            "sqrt_recip_alphas_cumprod": np.sqrt(1 / bar),
-            "sqrt_recipm1_alphas_cumprod": np.sqrt(noise / bar),
-            "posterior_variance": variance,
-            "posterior_log_variance_clipped": np.log(np.maximum(variance, 1e-20)),
-            "posterior_mean_coef1": beta * np.sqrt(previous) / noise,
-            "posterior_mean_coef2": noise_previous * np.sqrt(1 - beta) / noise,
+            "alphas_cumprod_prev": np.append(1.0, bar[:-1]),
+            "sqrt_alphas_cumprod": known["sqrt_alpha_bar"],
+            "sqrt_one_minus_alphas_cumprod": sigma,
+            "log_one_minus_alphas_cumprod": 2 * np.log(sigma),
+            "sqrt_recip_alphas_cumprod": 1 / known["sqrt_alpha_bar"],
+            "sqrt_recipm1_alphas_cumprod": sigma / known["sqrt_alpha_bar"],
+            "posterior_variance": known["posterior_variance"],
+            "posterior_log_variance_clipped": known["posterior_log_variance"],
+            "posterior_mean_coef1": known["posterior_x0"],
+            "posterior_mean_coef2": known["posterior_xt"],
             frequencies(mixers): np.exp(np.arange(0, dim, 2) * (-np.log(10_000) / dim)),
         }
     return {name: x.astype(np.float32) for name, x in named.items()}

@@ -1,8 +1,7 @@
 """Files of PyTorch weights: .safetensors, and .pth or .pt read without running what is in them."""
 
-# pyright: reportMissingImports=false
-
 import pickle
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -83,20 +82,15 @@ def _array(x: Any) -> np.ndarray:
 
 
 def _torch(purpose: str) -> Any:
-    try:
-        import torch
-    except ImportError:
-        raise SettingsError(
-            f"PyTorch is needed to {purpose}: pip install torch, or use .safetensors"
-        ) from None
-    return torch
+    return _needed("torch", purpose, "PyTorch", "pip install torch, or use .safetensors")
 
 
 def _safetensors(purpose: str) -> Any:
+    return _needed("safetensors.numpy", purpose, "safetensors", "pip install safetensors")
+
+
+def _needed(module: str, purpose: str, name: str, remedy: str) -> Any:
     try:
-        from safetensors import numpy
+        return import_module(module)
     except ImportError:
-        raise SettingsError(
-            f"safetensors is needed to {purpose}: pip install safetensors"
-        ) from None
-    return numpy
+        raise SettingsError(f"{name} is needed to {purpose}: {remedy}") from None
