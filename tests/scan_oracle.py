@@ -1,12 +1,18 @@
 """selective_scan_ref of mamba and its gradients as loops in float64, with arguments to try."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+from hypothesis import strategies as st
+from jax import numpy as jnp
+
+from kernels.selective_scan.form import Arguments
 
 Arrays = dict[str, np.ndarray]
 ORDER = ("u", "delta", "A", "B", "C", "D", "z", "delta_bias", "h0")
 FORMS = ("varying", "grouped", "constant")
+OPTIONAL = ("D", "z", "delta_bias", "h0")
 
 
 def arguments(
@@ -33,6 +39,62 @@ def arguments(
         "delta_bias": draw(d) - 1,
         "h0": draw(batch, d, n),
     }
+
+
+@st.composite
+def draws(
+    draw: st.DrawFn,
+    lengths: Sequence[int],
+    per_group: Sequence[int] = (1, 2, 5),
+    n: Sequence[int] = (1, 2, 16, 17),
+) -> tuple[Arrays, dict[str, bool]]:
+    """Arguments of every form, each optional one given or not, and softplus and reverse."""
+    groups = draw(st.sampled_from([1, 2, 3]))
+    varying = draw(st.sampled_from(["varying", "grouped"])) if groups == 1 else "grouped"
+    given = arguments(
+        draw(st.sampled_from(lengths)),
+        *(draw(st.sampled_from([varying, "constant"])) for _ in range(2)),
+        batch=draw(st.sampled_from([1, 3])),
+        d=groups * draw(st.sampled_from(per_group)),
+        groups=groups,
+        n=draw(st.sampled_from(n)),
+        seed=draw(st.integers(0, 99)),
+    )
+    softplus = draw(st.booleans())
+    if not softplus:
+        given["delta"] = np.abs(given["delta"])
+        given["delta_bias"] = np.abs(given["delta_bias"])
+    for name in OPTIONAL:
+        if draw(st.booleans()):
+            del given[name]
+    return given, {"softplus": softplus, "reverse": draw(st.booleans())}
+
+
+def formed(given: Arrays, dtype: Any = jnp.float32) -> Arguments:
+    """As an implementation takes them: B and C in groups, h0 always; tokens of type `dtype`."""
+    tokens = {"u", "delta", "z"} | {name for name in ("B", "C") if given[name].ndim > 2}
+    arrays = {k: jnp.asarray(x, dtype if k in tokens else None) for k, x in given.items()}
+    arrays.setdefault("h0", jnp.zeros((given["u"].shape[0], *given["A"].shape)))
+    forms = {k: x[:, :, None] if x.ndim == 3 else x for k, x in arrays.items() if k in ("B", "C")}
+    return Arguments(**(dict.fromkeys(OPTIONAL) | arrays | forms))
+
+
+def results(given: Arrays, args: Arguments, y: Any, last: Any, slopes: Arguments) -> Arrays:
+    """Both outputs and every gradient, by names; of the types and shapes that they must have."""
+    assert (y.dtype, last.dtype) == (args.u.dtype, jnp.float32)
+    for x, slope in zip(args, slopes, strict=True):
+        assert (x is None) == (slope is None)
+        assert x is None or (x.shape, x.dtype) == (slope.shape, slope.dtype)
+    found = {f"d{k}": x.reshape(given[k].shape) for k, x in slopes._asdict().items() if k in given}
+    return {"y": y, "last": last} | found
+
+
+def far_from_definition(got: dict[str, Any], given: Arrays, dy: Any, dlast: Any, **options: bool):
+    """The errors of `results`, each as a share of the largest value or of `least_sizes`."""
+    wanted = dict(zip(("y", "last"), definition(given, **options), strict=True))
+    wanted |= {f"d{k}": x for k, x in gradients(given, dy, dlast, **options).items()}
+    sizes = least_sizes(given, dy, dlast, **options)
+    return errors(got, wanted, {f"d{name}": size for name, size in sizes.items()})
 
 
 def cotangents(given: Arrays, seed=1) -> tuple[np.ndarray, np.ndarray]:
@@ -63,17 +125,26 @@ def least_sizes(
 ) -> dict[str, float]:
     """A tenth of what the sizes of a gradient's terms add up to, for every argument.
 
-    A sum over all tokens may be a hundred times smaller than its terms (345 times was seen, at
-    d = 1); float32 cannot give that to 1e-5 of itself, whatever the algorithm.
+    A sum over tokens or states may be a thousand times smaller than its terms (937 times was seen,
+    at l = d = 1); float32 cannot give that to 1e-5 of itself, whatever the algorithm.
     """
-    terms = _terms(given, dy, dlast, softplus, reverse)
+    terms = _terms(given, dy, dlast, softplus, reverse, sizes=True)
     return {k: 0.1 * float(np.max(_add_up(given[k], np.abs(terms[k])))) for k in given}
 
 
 def _terms(
-    given: Arrays, dy: np.ndarray, dlast: np.ndarray, softplus: bool, reverse: bool
+    given: Arrays,
+    dy: np.ndarray,
+    dlast: np.ndarray,
+    softplus: bool,
+    reverse: bool,
+    sizes: bool = False,
 ) -> Arrays:
-    """What each gradient adds up: (b l d) or (b l d n); that of h0 is (b d n)."""
+    """What each gradient adds up: (b l d) or (b l d n); that of h0 is (b d n).
+
+    sizes: in those of u and delta, every state's share without its sign.
+    """
+    size = np.abs if sizes else np.asarray
     run = _run(given, softplus, reverse)
     u, delta, A, B, C, order = (run[k] for k in ("u", "delta", "A", "B", "C", "order"))
     out = {"u": np.zeros(u.shape), "delta": np.zeros(u.shape)}
@@ -85,7 +156,7 @@ def _terms(
         out["z"] = dy * run["ungated"] * sigma * (1 + z * (1 - sigma))
         dy = dy * z * sigma
     out["D"] = dy * u
-    out["u"] += dy * given.get("D", 0.0)
+    out["u"] += size(dy * given.get("D", 0.0))
     r = np.float64(dlast)
     for step, i in reversed(list(enumerate(order))):
         adjoint = r + dy[:, i, :, None] * C[:, i]
@@ -93,10 +164,10 @@ def _terms(
         decay = np.exp(delta[:, i, :, None] * A)
         out["C"][:, i] = dy[:, i, :, None] * after
         out["B"][:, i] = adjoint * (delta * u)[:, i, :, None]
-        along = np.sum(adjoint * B[:, i], axis=-1)
+        along = np.sum(size(adjoint * B[:, i]), axis=-1)
         decayed = adjoint * decay * before
-        out["u"][:, i] += delta[:, i] * along
-        out["delta"][:, i] = u[:, i] * along + np.sum(decayed * A, axis=-1)
+        out["u"][:, i] += size(delta[:, i]) * along
+        out["delta"][:, i] = size(u[:, i]) * along + np.sum(size(decayed * A), axis=-1)
         out["A"][:, i] = decayed * delta[:, i, :, None]
         r = decay * adjoint
     out["h0"] = r

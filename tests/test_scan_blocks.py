@@ -4,22 +4,15 @@ import jax
 import numpy as np
 import pytest
 from jax import numpy as jnp
-from scan_oracle import arguments, cotangents
+from scan_oracle import arguments, cotangents, formed
 
 from kernels.selective_scan import blocks
 from kernels.selective_scan.blocks import Block, Blocked, block_of
-from kernels.selective_scan.form import Arguments, Options
+from kernels.selective_scan.form import Options
 from kernels.selective_scan.xla import Chunked, Sequential
 
 INNER = Chunked(Sequential)
 OPTIONS = Options(delta_softplus=True, reverse=False, chunk=64)
-
-
-def formed(given: dict[str, np.ndarray]) -> Arguments:
-    arrays = {name: jnp.asarray(x) for name, x in given.items()}
-    return Arguments(
-        **{k: x[:, :, None] if k in "BC" and x.ndim == 3 else x for k, x in arrays.items()}
-    )
 
 
 @pytest.mark.parametrize(

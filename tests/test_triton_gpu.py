@@ -13,10 +13,20 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from jax import numpy as jnp
-from scan_oracle import arguments, cotangents, definition, errors, gradients
+from scan_oracle import (
+    OPTIONAL,
+    arguments,
+    cotangents,
+    draws,
+    far_from_definition,
+    formed,
+    results,
+)
 
-from kernels.selective_scan.form import Arguments, Options
+from kernels.selective_scan.form import Options
 from kernels.selective_scan.tuning import Plan, Scan, Tile, carry_tile, gpu_tiles
 
 if find_spec("triton") is None:
@@ -42,46 +52,35 @@ finally:
     del os.environ["TRITON_INTERPRET"]
 
 ROOT = Path(__file__).parents[1]
-OPTIONAL = ("D", "z", "delta_bias", "h0")
 
 
-@pytest.fixture
-def interpreted(monkeypatch):
-    """Small tiles, so that a small scan has several of everything."""
+def small(monkeypatch):
+    """In the interpreter; small tiles, so that a small scan has several of everything."""
     triton_interpreter.install(monkeypatch)
     monkeypatch.setattr(triton_gpu, "_launch", triton_interpreter.launch)
     monkeypatch.setattr(triton_gpu, "carry_tile", lambda scan: Tile(4, 8, 1, 1, warps=4))
 
 
-def run(given, dy, dlast, *, dtype=jnp.float32, chunk=64, softplus=True, reverse=False):
-    """y and the last state, and the gradients of `given` (a dict as in scan_oracle)."""
-    tokens = {"u", "delta", "z"} | {name for name in ("B", "C") if given[name].ndim > 2}
-    arrays = {k: jnp.asarray(x, dtype if k in tokens else None) for k, x in given.items()}
-    d, n = given["A"].shape
-    arrays.setdefault("h0", jnp.zeros((given["u"].shape[0], d, n)))
-    forms = {k: x[:, :, None] if x.ndim == 3 else x for k, x in arrays.items() if k in ("B", "C")}
-    args = Arguments(**(dict.fromkeys(OPTIONAL) | arrays | forms))
-    options = Options(softplus, reverse, chunk)
+@pytest.fixture
+def interpreted(monkeypatch):
+    small(monkeypatch)
+
+
+def run(given_, dy, dlast, *, dtype=jnp.float32, chunk=64, softplus=True, reverse=False):
+    """y and the last state, and the gradients of `given_` (a dict as in scan_oracle)."""
+    args, options = formed(given_, dtype), Options(softplus, reverse, chunk)
     y, last, entries = triton_gpu.forward(args, options)
     slopes = triton_gpu.backward(args, entries, jnp.asarray(dy, dtype), jnp.asarray(dlast), options)
-    for x, slope in zip(args, slopes, strict=True):
-        assert (x is None) == (slope is None)
-        assert x is None or (x.shape, x.dtype) == (slope.shape, slope.dtype)
-    assert (y.dtype, last.dtype) == (dtype, jnp.float32)
-    return (y, last), {
-        k: x.reshape(given[k].shape) for k, x in slopes._asdict().items() if k in given
-    }
+    return results(given_, args, y, last, slopes)
 
 
-def compare(given, tolerance=1e-5, **options):
-    dy, dlast = cotangents(given)
-    (y, last), slopes = run(given, dy, dlast, **options)
+def compare(given_, tolerance=1e-5, **options):
+    dy, dlast = cotangents(given_)
+    got = run(given_, dy, dlast, **options)
     same = {k: options[k] for k in ("softplus", "reverse") if k in options}
-    wanted = definition(given, **same)
-    found = errors({"y": y, "last": last}, dict(zip(("y", "last"), wanted, strict=True)))
-    found |= errors(slopes, gradients(given, dy, dlast, **same))
+    found = far_from_definition(got, given_, dy, dlast, **same)
     assert all(x < tolerance for x in found.values()), found  # not max: it may pass NaN over
-    return slopes
+    return got
 
 
 @pytest.mark.parametrize(
@@ -101,9 +100,9 @@ def test_numbers(length, forms, options, interpreted):
 
 
 def test_nothing_optional(interpreted):
-    given = {k: x for k, x in arguments(40).items() if k not in OPTIONAL}
-    given["delta"] = np.abs(given["delta"])
-    compare(given, softplus=False, chunk=32)
+    given_ = {k: x for k, x in arguments(40).items() if k not in OPTIONAL}
+    given_["delta"] = np.abs(given_["delta"])
+    compare(given_, softplus=False, chunk=32)
 
 
 def test_channels_in_blocks_and_programs_and_the_same_twice(interpreted, monkeypatch):
@@ -113,8 +112,8 @@ def test_channels_in_blocks_and_programs_and_the_same_twice(interpreted, monkeyp
         return Tile(T=8, D=2, R=2, J=2, warps=1, splits=2 if kernel == "gradients" else 1)
 
     monkeypatch.setattr(triton_gpu, "gpu_tiles", tiles)
-    given = arguments(19, d=5, batch=1)
-    first, again = (compare(given, chunk=16) for _ in range(2))
+    given_ = arguments(19, d=5, batch=1)
+    first, again = (compare(given_, chunk=16) for _ in range(2))
     for name, x in first.items():
         np.testing.assert_array_equal(x, again[name])
 
@@ -122,25 +121,32 @@ def test_channels_in_blocks_and_programs_and_the_same_twice(interpreted, monkeyp
 @pytest.mark.parametrize(("dtype", "tolerance"), [("bfloat16", 2**-7), ("float16", 2**-10)])
 def test_half_precision_is_float32_inside(dtype, tolerance, interpreted):
     """One rounding of each result; the interpreter's to bfloat16 is towards 0."""
-    given = arguments(20, batch=1)
+    given_ = arguments(20, batch=1)
     halved = ("u", "delta", "B", "C", "z")
-    given |= {k: np.float32(jnp.asarray(given[k], dtype)) for k in halved}
-    dy, dlast = cotangents(given)
+    given_ |= {k: np.float32(jnp.asarray(given_[k], dtype)) for k in halved}
+    dy, dlast = cotangents(given_)
     dy = np.float32(jnp.asarray(dy, dtype))
-    (y, last), slopes = run(given, dy, dlast, dtype=jnp.dtype(dtype), chunk=16)
-    wanted = definition(given)
-    found = errors({"y": y, "last": last}, dict(zip(("y", "last"), wanted, strict=True)))
-    found |= errors(slopes, gradients(given, dy, dlast))
+    got = run(given_, dy, dlast, dtype=jnp.dtype(dtype), chunk=16)
+    found = far_from_definition(got, given_, dy, dlast)
     assert all(x < tolerance for x in found.values()), found
-    assert all(found[k] < 1e-5 for k in ("last", "A", "D", "delta_bias", "h0")), found
+    assert all(found[k] < 1e-5 for k in ("last", "dA", "dD", "ddelta_bias", "dh0")), found
+
+
+@settings(deadline=None)
+@given(drawn=draws([1, 2, 31, 32, 33, 70]), chunk=st.sampled_from([16, 20, 64]))
+def test_any_shape_and_option(drawn, chunk):
+    given_, options = drawn
+    with pytest.MonkeyPatch.context() as patch:
+        small(patch)
+        compare(given_, chunk=chunk, **options)
 
 
 def test_small_steps_keep_their_digits(interpreted):
     """softplus(-10) = 4.5e-5, of which log(1 + exp(-10)) in float32 has three digits."""
-    given = arguments(8, batch=1)
-    given["delta"] = np.full_like(given["delta"], -10)
-    given["delta_bias"] = np.zeros_like(given["delta_bias"])
-    compare(given)
+    given_ = arguments(8, batch=1)
+    given_["delta"] = np.full_like(given_["delta"], -10)
+    given_["delta_bias"] = np.zeros_like(given_["delta_bias"])
+    compare(given_)
 
 
 def test_scans_of_slices_are_the_interpreters_own(monkeypatch):

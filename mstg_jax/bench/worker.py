@@ -1,0 +1,83 @@
+"""The process that measures one quantity: `run` and `peak` on stdin, a number for each back."""
+
+import ctypes
+import json
+import os
+import sys
+import time
+from collections.abc import Callable
+from importlib import import_module
+from pathlib import Path
+from typing import Literal, NamedTuple, get_args
+
+Quantity = Literal[
+    "training step", "denoiser forward", "deformation forward", "sequence of 10 frames"
+]
+QUANTITIES: tuple[Quantity, ...] = get_args(Quantity)
+FRAMES = 10
+WARM = 2  # runs that do not count
+TESTS = Path(__file__).parents[2] / "tests"
+
+
+class Request(NamedTuple):
+    side: Literal["jax", "torch"]
+    preset: str
+    quantity: Quantity
+    size: tuple[int, int, int]
+
+
+def prepare(request: Request) -> Callable[[], object]:
+    """What is measured; it returns when it is done."""
+    if request.side == "jax":
+        from mstg_jax.bench.workloads import prepare as prepare_jax
+
+        return prepare_jax(request.preset, request.quantity, tuple(request.size))
+    if not (TESTS / "torch_reference").is_dir():
+        raise FileNotFoundError(
+            f"{TESTS}: no torch_reference there; --vs torch runs from a checkout of mstg_jax"
+        )
+    sys.path.insert(0, str(TESTS))
+    return import_module("torch_reference.bench").prepare(request.quantity, tuple(request.size))
+
+
+def forget_peak() -> None:
+    """What compilation freed goes back to the system, and the peak starts anew (Linux)."""
+    ctypes.CDLL(None).malloc_trim(0)
+    Path("/proc/self/clear_refs").write_text("5")
+
+
+def peak() -> float:
+    """MB of memory that the process has held at most since `forget_peak` (Linux)."""
+    status = Path("/proc/self/status").read_text()
+    (kilobytes,) = (x.split()[1] for x in status.splitlines() if x.startswith("VmHWM"))
+    return int(kilobytes) / 1024
+
+
+def main(text: str) -> None:
+    # Only answers go to stdout, whatever the libraries print.
+    answers = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)
+
+    def answer(found: float | str) -> None:
+        print(json.dumps(found), file=answers, flush=True)
+
+    try:
+        run = prepare(Request(**json.loads(text)))
+    except (ImportError, FileNotFoundError) as error:
+        answer(str(error))
+        return
+    for _ in range(WARM):
+        run()
+    forget_peak()
+    answer(0.0)
+    for command in sys.stdin:
+        if command.strip() == "peak":
+            answer(peak())
+            continue
+        start = time.perf_counter()
+        run()
+        answer(time.perf_counter() - start)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])

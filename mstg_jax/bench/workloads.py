@@ -1,0 +1,62 @@
+"""What is measured of a preset: the functions that train.py and sample.py run."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import jax
+import numpy as np
+from flax import nnx
+from jax import numpy as jnp
+
+from mstg_jax.bench.worker import FRAMES, Quantity
+from mstg_jax.config import PRESETS, Config
+from mstg_jax.methods import Method, generate_sequence, make_method, new_model
+from mstg_jax.methods.platform import compiler_options, keep_programs
+from mstg_jax.training.sharding import make_mesh, replicate, to_device
+from mstg_jax.training.state import init_state, make_optimiser
+from mstg_jax.training.step import make_train_step
+
+
+def prepare(preset: str, quantity: Quantity, size: tuple[int, int, int]) -> Callable[[], object]:
+    """A call does it once and waits; the first one compiles. Volumes are noise in [0, 1]."""
+    config = PRESETS[preset][1]
+    config = replace(config, data=replace(config.data, size=size))
+    keep_programs(config.data.cache)
+    method = make_method(config)
+    ed, es = np.random.default_rng(0).random((2, *size), np.float32)
+    if quantity == "training step":
+        return _step(config, method, ed, es)
+    graph, params = new_model(method, config.train.seed)
+    if quantity == "sequence of 10 frames":
+        gammas = np.linspace(0, 1, FRAMES, dtype=np.float32)
+        return lambda: generate_sequence(method, (graph, params), ed, es, gammas)
+
+    def network(params: nnx.State, ed: jax.Array, es: jax.Array) -> jax.Array:
+        model: Any = nnx.merge(graph, params)
+        if quantity == "denoiser forward":
+            return model.code(ed, es, es, jnp.zeros(1, jnp.int32))
+        return model.flow(ed, es)
+
+    forward = jax.jit(network, compiler_options=compiler_options())
+    args = jax.device_put((params, *(x[None, ..., None] for x in (ed, es))))
+    return lambda: jax.block_until_ready(forward(*args))
+
+
+def _step(config: Config, method: Method, ed: np.ndarray, es: np.ndarray) -> Callable[[], object]:
+    optimiser = make_optimiser(config.optim, config.train.steps)
+    mesh = make_mesh(jax.device_count())  # the volume once on each device
+    graph, state = init_state(method, optimiser, config.train.seed)
+    state = replicate(state, mesh)
+    step = make_train_step(method, graph, optimiser, config.optim, mesh)
+    batch = {"ed": ed[None], "es": es[None], "fov": np.ones_like(es)[None]}
+    batch |= {"frames": es[None, None], "gammas": np.ones((1, 1), np.float32)}
+    on_device = to_device({k: x.repeat(mesh.size, axis=0) for k, x in batch.items()}, mesh)
+    key = jax.random.key(config.train.seed)
+
+    def run() -> None:
+        nonlocal state
+        state, metrics = step(state, on_device, key)
+        float(metrics["loss"])
+
+    return run

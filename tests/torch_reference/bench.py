@@ -1,0 +1,36 @@
+"""What `python -m mstg_jax.bench --vs torch` measures of the reference."""
+
+from collections.abc import Callable
+
+import torch
+
+from torch_reference.ddm import DeformableDiffusion
+from torch_reference.diffusion import generate, losses
+
+RATE, BETAS, FRAMES = 2e-4, (0.5, 0.999), 10
+
+
+def prepare(quantity: str, size: tuple[int, int, int]) -> Callable[[], object]:
+    """DDM on one volume of noise; a call does it once."""
+    torch.manual_seed(0)
+    model = DeformableDiffusion()
+    ed, es = (2 * torch.rand(1, 1, *size) - 1 for _ in range(2))
+    if quantity == "training step":
+        adam = torch.optim.Adam(model.parameters(), lr=RATE, betas=BETAS)
+
+        def step() -> float:
+            t = torch.randint(len(model.betas), (1,))
+            adam.zero_grad()
+            total = losses(model, ed, es, t, torch.randn_like(es)).total
+            total.backward()
+            adam.step()
+            return total.item()
+
+        return step
+    gammas = torch.linspace(0, 1, FRAMES)[None]
+    calls: dict[str, Callable[[], object]] = {
+        "denoiser forward": lambda: model.code(ed, es, es, torch.zeros(1, dtype=torch.long)),
+        "deformation forward": lambda: model.field_fn(torch.cat([ed, es], dim=1)),
+        "sequence of 10 frames": lambda: generate(model, ed, es, gammas),
+    }
+    return torch.no_grad()(calls[quantity])
