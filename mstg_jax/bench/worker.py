@@ -31,13 +31,13 @@ def prepare(request: Request) -> Callable[[], object]:
     if request.side == "jax":
         from mstg_jax.bench.workloads import prepare as prepare_jax
 
-        return prepare_jax(request.preset, request.quantity, tuple(request.size))
+        return prepare_jax(request.preset, request.quantity, request.size)
     if not (TESTS / "torch_reference").is_dir():
         raise FileNotFoundError(
             f"{TESTS}: no torch_reference there; --vs torch runs from a checkout of mstg_jax"
         )
     sys.path.insert(0, str(TESTS))
-    return import_module("torch_reference.bench").prepare(request.quantity, tuple(request.size))
+    return import_module("torch_reference.bench").prepare(request.quantity, request.size)
 
 
 def forget_peak() -> None:
@@ -62,7 +62,8 @@ def main(text: str) -> None:
         print(json.dumps(found), file=answers, flush=True)
 
     try:
-        run = prepare(Request(**json.loads(text)))
+        given = json.loads(text)
+        run = prepare(Request(**given | {"size": tuple(given["size"])}))
     except (ImportError, FileNotFoundError) as error:
         answer(str(error))
         return
