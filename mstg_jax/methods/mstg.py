@@ -87,7 +87,19 @@ class Deform:
             flow = model.flow(scaled_ed, gamma[:, None, None, None, None] * code)
             return warp(ed, flow), flow
 
-        frames, flow = jax.lax.map(frame, gammas.T)
+        def step(
+            before: tuple[Float[Array, " b"], tuple[Image, Flow]], gamma: Float[Array, " b"]
+        ) -> tuple[tuple[Float[Array, " b"], tuple[Image, Flow]], tuple[Image, Flow]]:
+            """Sequences are padded with their last gamma: such frames are not made again."""
+            again = jnp.all(gamma == before[0])
+            made = jax.lax.cond(again, lambda _: before[1], frame, gamma)
+            return (gamma, made), made
+
+        none = (
+            jnp.full(ed.shape[0], jnp.nan, gammas.dtype),
+            (ed, jnp.zeros((*ed.shape[:-1], 3), ed.dtype)),
+        )
+        _, (frames, flow) = jax.lax.scan(step, none, gammas.T)
         return Generated(jnp.moveaxis(frames, 0, 1), jnp.moveaxis(flow, 0, 1))
 
 
