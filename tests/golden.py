@@ -8,8 +8,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
-import jax
 import numpy as np
+import trajectory
 
 from mstg_jax.config import PRESETS, Config
 
@@ -45,13 +45,6 @@ def config_of(name: str) -> Config:
     return replace(config, data=replace(config.data, size=SIZE), model=model)
 
 
-def drawn(key: jax.Array, config: Config, like: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The steps and the noise that methods/mstg.py draws from a key."""
-    key_t, key_noise = jax.random.split(key)
-    t = jax.random.randint(key_t, (len(like),), 0, config.diffusion.steps)
-    return np.asarray(t), np.asarray(jax.random.normal(key_noise, like.shape))
-
-
 def load(name: str) -> File:
     with np.load(FOLDER / f"{name}.npz") as file:
         arrays = dict(file)
@@ -75,25 +68,12 @@ def compute(name: str) -> dict[str, np.ndarray]:
     scaled = [2 * first(x) - 1 for x in (ed, es)]
     weights = {f"w {k}": x.detach().numpy().copy() for k, x in model.named_parameters()}
     found = reference.generate(model, *scaled, torch.linspace(0, 1, FRAMES)[None])
-    adam = torch.optim.Adam(model.parameters(), lr=RATE, betas=config.optim.betas, eps=1e-8)
-    losses, gradients, parts = [], {}, np.empty(0)
-    for i in range(STEPS):
-        t, noise = drawn(jax.random.key(i), config, es)
-        loss = reference.losses(
-            model, *scaled, torch.tensor(t, dtype=torch.long), first(noise),
-            ncc_weight=config.diffusion.ncc_weight, smooth_weight=config.diffusion.smooth_weight,
-        )  # fmt: skip
-        adam.zero_grad()
-        loss.total.backward()
-        if i == 0:
-            gradients = {f"g {k}": p.grad.numpy().copy() for k, p in model.named_parameters()}
-            parts = np.array([x.item() for x in loss[1:]], np.float32)
-        adam.step()
-        losses.append(loss.total.item())
+    path = trajectory.in_torch(model, config, ed, es, steps=STEPS, rate=RATE)
+    gradients = {f"g {name}": x for name, x in path.gradients.items()}
     values = Golden(
         ed, es, np.moveaxis(found.code.numpy(), 1, -1),
         *(np.moveaxis(x.numpy(), 2, -1) for x in (found.frames, found.flow)),
-        parts, np.array(losses, np.float32),
+        np.array(path.parts, np.float32), np.array(path.losses, np.float32),
     )  # fmt: skip
     return weights | gradients | values._asdict()
 

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+from hypothesis import assume
 from hypothesis import strategies as st
 from jax import numpy as jnp
 
@@ -13,6 +14,9 @@ Arrays = dict[str, np.ndarray]
 ORDER = ("u", "delta", "A", "B", "C", "D", "z", "delta_bias", "h0")
 FORMS = ("varying", "grouped", "constant")
 OPTIONAL = ("D", "z", "delta_bias", "h0")
+# At l = d = 1 a sum over 17 states was 937 times smaller than its terms: rounding each of them once
+# (6e-8) is 6e-5 of it. From 150 on that is near the tolerance of 1e-5.
+CANCELLED = 150
 
 
 def arguments(
@@ -48,7 +52,10 @@ def draws(
     per_group: Sequence[int] = (1, 2, 5),
     n: Sequence[int] = (1, 2, 16, 17),
 ) -> tuple[Arrays, dict[str, bool]]:
-    """Arguments of every form, each optional one given or not, and softplus and reverse."""
+    """Arguments of every form, each optional one given or not, and softplus and reverse.
+
+    Without those that float32 cannot get right (CANCELLED).
+    """
     groups = draw(st.sampled_from([1, 2, 3]))
     varying = draw(st.sampled_from(["varying", "grouped"])) if groups == 1 else "grouped"
     given = arguments(
@@ -67,7 +74,9 @@ def draws(
     for name in OPTIONAL:
         if draw(st.booleans()):
             del given[name]
-    return given, {"softplus": softplus, "reverse": draw(st.booleans())}
+    options = {"softplus": softplus, "reverse": draw(st.booleans())}
+    assume(cancellation(given, *cotangents(given), **options) < CANCELLED)
+    return given, options
 
 
 def formed(given: Arrays, dtype: Any = jnp.float32) -> Arguments:
@@ -89,11 +98,16 @@ def results(given: Arrays, args: Arguments, y: Any, last: Any, slopes: Arguments
     return {"y": y, "last": last} | found
 
 
+def wanted_of(given: Arrays, dy: Any, dlast: Any, **options: bool) -> Arrays:
+    """What `results` should be."""
+    wanted = dict(zip(("y", "last"), definition(given, **options), strict=True))
+    return wanted | {f"d{k}": x for k, x in gradients(given, dy, dlast, **options).items()}
+
+
 def far_from_definition(got: dict[str, Any], given: Arrays, dy: Any, dlast: Any, **options: bool):
     """The errors of `results`, each as a share of the largest value or of `least_sizes`."""
-    wanted = dict(zip(("y", "last"), definition(given, **options), strict=True))
-    wanted |= {f"d{k}": x for k, x in gradients(given, dy, dlast, **options).items()}
     sizes = least_sizes(given, dy, dlast, **options)
+    wanted = wanted_of(given, dy, dlast, **options)
     return errors(got, wanted, {f"d{name}": size for name, size in sizes.items()})
 
 
@@ -125,11 +139,26 @@ def least_sizes(
 ) -> dict[str, float]:
     """A tenth of what the sizes of a gradient's terms add up to, for every argument.
 
-    A sum over tokens or states may be a thousand times smaller than its terms (937 times was seen,
-    at l = d = 1); float32 cannot give that to 1e-5 of itself, whatever the algorithm.
+    A sum over all tokens may be a hundred times smaller than its terms (345 times was seen, at
+    d = 1); float32 cannot give that to 1e-5 of itself, whatever the algorithm.
     """
-    terms = _terms(given, dy, dlast, softplus, reverse, sizes=True)
+    terms = _terms(given, dy, dlast, softplus, reverse)
     return {k: 0.1 * float(np.max(_add_up(given[k], np.abs(terms[k])))) for k in given}
+
+
+def cancellation(
+    given: Arrays, dy: np.ndarray, dlast: np.ndarray, *, softplus=True, reverse=False
+) -> float:
+    """How many times smaller a gradient may be than its terms of all states; of u's and delta's."""
+    values = gradients(given, dy, dlast, softplus=softplus, reverse=reverse)
+    least = least_sizes(given, dy, dlast, softplus=softplus, reverse=reverse)
+    sizes = _terms(given, dy, dlast, softplus, reverse, sizes=True)
+    names = {"u", "delta", "delta_bias"} & given.keys()
+    return max(
+        float(np.max(_add_up(given[k], sizes[k])))
+        / max(float(np.max(np.abs(values[k]))), least[k], 1e-30)
+        for k in names
+    )
 
 
 def _terms(

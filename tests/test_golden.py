@@ -3,8 +3,8 @@
 import golden
 import jax
 import numpy as np
-import optax
 import pytest
+import trajectory
 from flax import nnx
 from jax import numpy as jnp
 
@@ -52,28 +52,13 @@ def test_losses_and_gradients(name):
     """The first gradient of every weight, and the loss at each step of Adam."""
     config, method, graph, params, file = loaded(name)
     batch = {name: jnp.asarray(x) for name, x in (("ed", file.values.ed), ("es", file.values.es))}
-    optimiser = optax.adam(golden.RATE, *config.optim.betas)
-
-    @jax.jit
-    def step(params, state, key):
-        def loss(params):
-            return method.loss(nnx.merge(graph, params), batch, key)
-
-        (value, parts), slopes = jax.value_and_grad(loss, has_aux=True)(params)
-        with jax.numpy_dtype_promotion("standard"):
-            updates, state = optimiser.update(slopes, state, params)
-        return optax.apply_updates(params, updates), state, value, parts, slopes
-
-    state, losses = optimiser.init(params), []
-    for i in range(golden.STEPS):
-        params, state, value, parts, slopes = step(params, state, jax.random.key(i))
-        losses.append(float(value))
-        if i == 0:
-            found = interop.to_torch(slopes, config)
-            size = max(np.max(np.abs(x)) for x in file.gradients.values())
-            for tensor, wanted in file.gradients.items():
-                assert_close(found[tensor], wanted, size)
-            for part, wanted in zip(("noise", "ncc", "smooth"), file.values.parts, strict=True):
-                assert abs(float(parts[part]) / wanted - 1) < TOLERANCE
-    assert np.ptp(losses) > 1e-3 * abs(losses[0])
-    np.testing.assert_allclose(losses, file.values.losses, rtol=1e-4)
+    path = trajectory.in_jax(
+        method, config, graph, params, batch, steps=golden.STEPS, rate=golden.RATE
+    )
+    found = interop.to_torch(path.gradients, config)
+    size = max(np.max(np.abs(x)) for x in file.gradients.values())
+    for tensor, wanted in file.gradients.items():
+        assert_close(found[tensor], wanted, size)
+    np.testing.assert_allclose(path.parts, file.values.parts, rtol=TOLERANCE)
+    assert np.ptp(path.losses) > 1e-3 * abs(path.losses[0])
+    np.testing.assert_allclose(path.losses, file.values.losses, rtol=1e-4)

@@ -4,9 +4,9 @@ from dataclasses import replace
 
 import jax
 import numpy as np
-import optax
 import parity
 import pytest
+import trajectory
 from jax import numpy as jnp
 from parity import assert_close, first, images, in_type, make_pair, relative, torch
 from torch_reference import diffusion as reference
@@ -57,41 +57,12 @@ def test_twenty_steps_of_adam(preset, dtype):
         pair = make_pair(preset, dtype)
         ed, es = images(pair.config, 2, dtype)
         batch = {"ed": jnp.asarray(ed), "es": jnp.asarray(es)}
-        optimiser = optax.adam(rate, *pair.config.optim.betas)
-
-        @jax.jit
-        def step(params, state, key):
-            def loss(params):
-                return pair.method.loss(pair.model(params), batch, key)[0]
-
-            value, slopes = jax.value_and_grad(loss)(params)
-            with jax.numpy_dtype_promotion("standard"):
-                updates, state = optimiser.update(slopes, state, params)
-            return optax.apply_updates(params, updates), state, value
-
-        params, state, ours = pair.params, optimiser.init(pair.params), []
-        for i in range(steps):
-            params, state, value = step(params, state, jax.random.key(i))
-            ours.append(float(value))
-
-        adam = torch.optim.Adam(
-            pair.reference.parameters(), lr=rate, betas=pair.config.optim.betas, eps=1e-8
-        )
-        theirs = []
-        for i in range(steps):
-            key_t, key_noise = jax.random.split(jax.random.key(i))  # as methods/mstg.py draws them
-            t = np.asarray(jax.random.randint(key_t, (1,), 0, pair.config.diffusion.steps))
-            noise = np.asarray(jax.random.normal(key_noise, es.shape))
-            found = reference.losses(
-                pair.reference, *(2 * first(x) - 1 for x in (ed, es)),
-                torch.tensor(t, dtype=torch.long), first(noise),
-                ncc_weight=pair.config.diffusion.ncc_weight,
-                smooth_weight=pair.config.diffusion.smooth_weight,
-            )  # fmt: skip
-            adam.zero_grad()
-            found.total.backward()
-            adam.step()
-            theirs.append(float(found.total.detach()))
+        ours = trajectory.in_jax(
+            pair.method, pair.config, pair.graph, pair.params, batch, steps=steps, rate=rate
+        ).losses
+        theirs = trajectory.in_torch(
+            pair.reference, pair.config, ed, es, steps=steps, rate=rate
+        ).losses
     assert np.ptp(theirs) > 1e-2 * abs(theirs[0])  # it has learned something
     far = np.abs(np.array(ours) / np.array(theirs) - 1)
     assert far.max() < {"float32": 1e-4, "float64": 1e-9}[dtype], far

@@ -4,6 +4,7 @@ Both are the same code: `ddm` is MSTG without a mixer.
 """
 
 from dataclasses import dataclass, replace
+from typing import TypeAlias
 
 import jax
 import numpy as np
@@ -18,6 +19,9 @@ from mstg_jax.methods.base import Batch, Generated
 from mstg_jax.models.deformation import DeformationNet, warp
 from mstg_jax.models.denoiser import Denoiser
 from mstg_jax.shapes import Flow, Image, Steps
+
+Gamma: TypeAlias = Float[Array, " b"]
+Frame: TypeAlias = tuple[Image, Flow]
 
 
 class DeformableDiffusion(nnx.Module):
@@ -83,13 +87,11 @@ class Deform:
         start = jnp.zeros(ed.shape[0], jnp.int32)
         code = model.code(scaled_ed, scaled_es, scaled_es, start)
 
-        def frame(gamma: Float[Array, " b"]) -> tuple[Image, Flow]:
+        def frame(gamma: Gamma) -> Frame:
             flow = model.flow(scaled_ed, gamma[:, None, None, None, None] * code)
             return warp(ed, flow), flow
 
-        def step(
-            before: tuple[Float[Array, " b"], tuple[Image, Flow]], gamma: Float[Array, " b"]
-        ) -> tuple[tuple[Float[Array, " b"], tuple[Image, Flow]], tuple[Image, Flow]]:
+        def step(before: tuple[Gamma, Frame], gamma: Gamma) -> tuple[tuple[Gamma, Frame], Frame]:
             """Sequences are padded with their last gamma: such frames are not made again."""
             again = jnp.all(gamma == before[0])
             made = jax.lax.cond(again, lambda _: before[1], frame, gamma)

@@ -44,19 +44,20 @@ def by_platform(cpu: Form, native: Form, cpu_gradients: Gradients | None = None)
     def f(x: Array, kernel: Array) -> Array:
         return lax.platform_dependent(x, kernel, cpu=cpu, default=native)
 
-    def gradients(form: Form, x: Array, kernel: Array, g: Array) -> tuple[Array, Array]:
-        return jax.vjp(form, x, kernel)[1](g)
-
     def backward(saved: tuple[Array, Array], g: Array) -> tuple[Array, Array]:
         return lax.platform_dependent(
             *saved,
             g,
-            cpu=cpu_gradients or partial(gradients, cpu),
-            default=partial(gradients, native),
+            cpu=cpu_gradients or partial(_gradients, cpu),
+            default=partial(_gradients, native),
         )
 
     f.defvjp(lambda x, kernel: (f(x, kernel), (x, kernel)), backward)
     return f
+
+
+def _gradients(form: Form, x: Array, kernel: Array, g: Array) -> tuple[Array, Array]:
+    return jax.vjp(form, x, kernel)[1](g)
 
 
 def conv3d(x: Input, kernel: Kernel, *, stride: int = 1) -> Output:
@@ -144,10 +145,6 @@ def _same_size(x: Array, kernel: Array) -> Array:
     return (_spread if ci > co else _folded)(x, kernel)
 
 
-def _folded_gradients(x: Array, kernel: Array, g: Array) -> tuple[Array, Array]:
-    return jax.vjp(_folded, x, kernel)[1](g)
-
-
 def _parities(x: Array, kernel: Array, taps: np.ndarray) -> Array:
     """A convolution that doubles d, h and w, as one matrix product over the small input.
 
@@ -205,7 +202,7 @@ def _strided_gradients(x: Array, kernel: Array, g: Array) -> tuple[Array, Array]
 
 
 CONVOLUTIONS = {
-    1: by_platform(_same_size, _native, cpu_gradients=_folded_gradients),
+    1: by_platform(_same_size, _native, cpu_gradients=partial(_gradients, _folded)),
     2: by_platform(
         partial(_folded, stride=2), partial(_native, stride=2), cpu_gradients=_strided_gradients
     ),

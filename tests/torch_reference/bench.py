@@ -4,10 +4,10 @@ from collections.abc import Callable
 
 import torch
 
+from mstg_jax.bench.worker import FRAMES
+from mstg_jax.config import PRESETS
 from torch_reference.ddm import DeformableDiffusion
 from torch_reference.diffusion import generate, losses
-
-RATE, BETAS, FRAMES = 2e-4, (0.5, 0.999), 10
 
 
 def prepare(quantity: str, size: tuple[int, int, int]) -> Callable[[], object]:
@@ -16,7 +16,8 @@ def prepare(quantity: str, size: tuple[int, int, int]) -> Callable[[], object]:
     model = DeformableDiffusion()
     ed, es = (2 * torch.rand(1, 1, *size) - 1 for _ in range(2))
     if quantity == "training step":
-        adam = torch.optim.Adam(model.parameters(), lr=RATE, betas=BETAS)
+        config = PRESETS["ddm"][1].optim
+        adam = torch.optim.Adam(model.parameters(), lr=config.learning_rate, betas=config.betas)
 
         def step() -> float:
             t = torch.randint(len(model.betas), (1,))
