@@ -1,0 +1,37 @@
+"""Every setting of a run. Standard library only, so that --help is instant."""
+
+from mstg_jax.config.presets import FULL_PRESETS, PRESETS, tiny
+from mstg_jax.config.settings import (
+    BranchName,
+    Config,
+    DataConfig,
+    DiffusionConfig,
+    MethodName,
+    ModelConfig,
+    OptimConfig,
+    Order,
+    SettingsError,
+    TrainConfig,
+    check,
+)
+from mstg_jax.config.stored import differences, from_json, to_json
+
+__all__ = [
+    "FULL_PRESETS",
+    "PRESETS",
+    "BranchName",
+    "Config",
+    "DataConfig",
+    "DiffusionConfig",
+    "MethodName",
+    "ModelConfig",
+    "OptimConfig",
+    "Order",
+    "SettingsError",
+    "TrainConfig",
+    "check",
+    "differences",
+    "from_json",
+    "tiny",
+    "to_json",
+]

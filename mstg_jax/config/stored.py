@@ -1,0 +1,49 @@
+"""Settings as the JSON of a run, and in what two runs differ."""
+
+import json
+from dataclasses import MISSING, asdict, fields, is_dataclass
+from typing import Any
+
+from mstg_jax.config.settings import Config
+
+
+def to_json(config: Config) -> dict[str, Any]:
+    """Plain values; `from_json` is the inverse."""
+    return json.loads(json.dumps(asdict(config)))
+
+
+def from_json(stored: dict[str, Any]) -> Config:
+    """Raises ValueError on a setting that this version does not know."""
+
+    def build(cls: Any, values: dict[str, Any]) -> Any:
+        known = {f.name for f in fields(cls)}
+        if unknown := sorted(set(values) - known):
+            raise ValueError(f"unknown settings in the run's config: {', '.join(unknown)}")
+        return cls(**{name: convert(value) for name, value in values.items()})
+
+    def convert(value: Any) -> Any:
+        return tuple(convert(v) for v in value) if isinstance(value, list) else value
+
+    sections: dict[str, Any] = {
+        f.name: f.default_factory for f in fields(Config) if f.default_factory is not MISSING
+    }
+    parts = {
+        name: build(sections[name], value) if name in sections else value
+        for name, value in stored.items()
+    }
+    return build(Config, parts)
+
+
+def differences(a: Config, b: Config) -> list[str]:
+    """The settings in which two runs differ, as `model.gate: True -> False`."""
+
+    def walk(prefix: str, x: Any, y: Any) -> list[str]:
+        if is_dataclass(x):
+            return [
+                d
+                for f in fields(x)
+                for d in walk(f"{prefix}.{f.name}", getattr(x, f.name), getattr(y, f.name))
+            ]
+        return [] if x == y else [f"{prefix[1:]}: {x} -> {y}"]
+
+    return walk("", a, b)
