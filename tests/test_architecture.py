@@ -27,7 +27,7 @@ ALLOWED = {
     "methods": {"models", "diffusion", "config", "shapes"},
     "evaluation": {"methods", "data", "config", "shapes"},
     "training": {"evaluation", "methods", "data", "config", "shapes"},
-    "bench": {"training", "methods", "config"},
+    "bench": {"training", "methods", "models", "config"},
     "interop": {"training", "methods", "diffusion", "config", "runs"},
 }
 HOST = {"data": {"jax", "flax", "optax", "orbax"}, "cli": {"jax", "flax"}, "runs": {"jax", "flax"}}

@@ -165,6 +165,20 @@ def test_remat_changes_nothing():
         np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize("mixer", ["mamba", "none"])
+def test_remat_saves_memory(mixer):
+    """Of the program for this platform: CPU once compiled what is computed again only once."""
+
+    def temporary(remat: bool) -> int:
+        model = denoiser(channels=(8,), depth=3, mixer=mixer, mixer_stages=(0,), remat=remat)
+        graph, params = nnx.split(model, nnx.Param)
+        x = normal(0, 1, 1, 8, 16, 16, 3)
+        grad = jax.jit(jax.grad(lambda p: jnp.sum(nnx.merge(graph, p)(x, T))))
+        return grad.lower(params).compile().memory_analysis().temp_size_in_bytes
+
+    assert temporary(True) < 0.7 * temporary(False)
+
+
 def test_settings_that_do_not_fit():
     with pytest.raises(SettingsError, match=r"2 branches do not divide 9 channels.*branches"):
         MambaMixer(9, TINY, rng=rng())

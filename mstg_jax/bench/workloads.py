@@ -13,6 +13,7 @@ from mstg_jax.bench.worker import FRAMES, Quantity
 from mstg_jax.config import PRESETS, Config
 from mstg_jax.methods import Method, generate_sequence, make_method, new_model
 from mstg_jax.methods.platform import compiler_options, keep_programs
+from mstg_jax.models.deformation import warp
 from mstg_jax.training.sharding import make_mesh, replicate, to_device
 from mstg_jax.training.state import init_state, make_optimiser
 from mstg_jax.training.step import make_train_step
@@ -36,7 +37,7 @@ def prepare(preset: str, quantity: Quantity, size: tuple[int, int, int]) -> Call
         model: Any = nnx.merge(graph, params)
         if quantity == "denoiser forward":
             return model.code(ed, es, es, jnp.zeros(1, jnp.int32))
-        return model.flow(ed, es)
+        return warp(ed, model.flow(ed, es))
 
     forward = jax.jit(network, compiler_options=compiler_options())
     args = jax.device_put((params, *(x[None, ..., None] for x in (ed, es))))

@@ -19,6 +19,8 @@ from jax import Array, lax
 from jax import numpy as jnp
 from jaxtyping import Float
 
+from mstg_jax.models.recompute import after
+
 Input = Float[Array, "b d h w ci"]
 Kernel = Float[Array, "k k k ci co"]
 Output = Float[Array, "b e i v co"]
@@ -48,12 +50,18 @@ def by_platform(cpu: Form, native: Form, cpu_gradients: Gradients | None = None)
         return lax.platform_dependent(
             *saved,
             g,
-            cpu=cpu_gradients or partial(_gradients, cpu),
+            cpu=partial(_later, cpu_gradients or partial(_gradients, cpu)),
             default=partial(_gradients, native),
         )
 
     f.defvjp(lambda x, kernel: (f(x, kernel), (x, kernel)), backward)
     return f
+
+
+def _later(gradients: Gradients, x: Array, kernel: Array, g: Array) -> tuple[Array, Array]:
+    """Else x is laid out for the kernel's gradient in the forward pass already, and kept: 1993
+    instead of 1593 MB of temporaries in DDM's step at 32 x 128 x 128."""
+    return gradients(after(x, g), kernel, g)
 
 
 def _gradients(form: Form, x: Array, kernel: Array, g: Array) -> tuple[Array, Array]:

@@ -14,6 +14,7 @@ from mstg_jax.models.layers import (
     TimeEmbedding,
 )
 from mstg_jax.models.mstg import MSTG
+from mstg_jax.models.recompute import recomputed
 from mstg_jax.shapes import Features, Steps
 
 
@@ -65,7 +66,7 @@ class Denoiser(nnx.Module):
 
     def __call__(self, x: Features, t: Steps) -> Float[Array, "b f d h w co"]:
         time = self.time(t)
-        module = nnx.remat(MSTG.__call__) if self.config.remat else MSTG.__call__
+        module = recomputed if self.config.remat else MSTG.__call__
         x = self.stem(x)
         kept = [x]
         for stage, modules in enumerate(self.encoder):
