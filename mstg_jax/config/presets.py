@@ -7,6 +7,7 @@ from mstg_jax.config.settings import (
     DataConfig,
     DiffusionConfig,
     ModelConfig,
+    MotionConfig,
     OptimConfig,
     TrainConfig,
 )
@@ -47,6 +48,12 @@ ACDC_SMALL = replace(
     optim=OptimConfig(learning_rate=5e-4, warmup=100, decay="cosine", clip=1.0, ema=0.99),
     train=TrainConfig(steps=1500, validate_every=500, save_every=250),
 )
+BETWEEN = replace(
+    ACDC_SMALL,
+    motion=MotionConfig(ends="both"),
+    diffusion=DiffusionConfig(smooth_weight=1.0),
+    optim=replace(ACDC_SMALL.optim, learning_rate=1e-3),
+)
 # Few steps on small volumes: each patient comes eight times, so no augmentation, and motion of many
 # voxels must be learned fast, so a weaker smoothness.
 DEMO = replace(
@@ -62,6 +69,10 @@ DEMO = replace(
 FULL_PRESETS: dict[str, tuple[str, Config]] = {
     "demo": ("mstg on the phantom: a beating heart on a CPU in minutes", DEMO),
     "acdc-small": ("mstg on real data on a CPU: 96 x 96 x 32; set --data.root", ACDC_SMALL),
+    "acdc-between": (
+        "mstg with motion from both ends, on real data on a CPU: the best frames",
+        BETWEEN,
+    ),
     "paper": ("mstg as in the paper, 128 x 128 x 32; set --data.root", PAPER),
     "ddm": ("DDM (Kim & Ye 2022) with its own settings, 128 x 128 x 32", DDM),
     "direct": (

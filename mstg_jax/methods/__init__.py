@@ -2,6 +2,7 @@
 
 from mstg_jax.config import Config
 from mstg_jax.methods.base import Method, Sequence, generate_sequence, new_model
+from mstg_jax.methods.between import Between
 from mstg_jax.methods.direct import Direct
 from mstg_jax.methods.interpolation import Interpolation
 from mstg_jax.methods.mstg import Deform, ddm
@@ -12,6 +13,8 @@ __all__ = ["Method", "Sequence", "generate_sequence", "make_method", "new_model"
 def make_method(config: Config) -> Method:
     """The method that `config.method` names."""
     match config.method:
+        case "mstg" if config.motion.ends == "both":
+            return Between(config.model, config.diffusion, config.motion)
         case "mstg":
             return Deform(config.model, config.diffusion)
         case "ddm":

@@ -1,0 +1,156 @@
+"""MSTG with motion from both ends: frames are warped from ED and from ES, and blended.
+
+The paper's MSTG (methods/mstg.py) warps ED alone. Here the denoiser's code drives two flows and a
+blending weight for every moment, after video interpolation (Jiang et al. 2018, CVPR, "Super
+SloMo") and UVI-Net (Kim et al. 2024, CVPR), and the frames between ED and ES, which the data has,
+supervise them. Items are flags of `motion`; frames at gamma 0 and 1 are ED and ES exactly.
+"""
+
+from dataclasses import dataclass
+from typing import Any, NamedTuple, TypeAlias
+
+import jax
+import numpy as np
+import optax
+from flax import nnx
+from jax import numpy as jnp
+from jaxtyping import Array, Float, PRNGKeyArray
+
+from mstg_jax.config import DiffusionConfig, ModelConfig, MotionConfig
+from mstg_jax.diffusion.process import q_sample, smoothness
+from mstg_jax.diffusion.schedule import make_schedule
+from mstg_jax.methods.base import Batch, Generated
+from mstg_jax.models.between import BetweenNet, Motion
+from mstg_jax.shapes import Image
+
+Moments: TypeAlias = Float[Array, " b"]
+AT_ES = 0.2  # share of the steps in which ES is the frame that supervises the flows
+CLEAN = 0.5  # share of the steps in which the denoiser sees ES itself, as when it generates
+ALONE = 0.2  # weight of each warped end beside the blended frame
+
+
+class Parts(NamedTuple):
+    """How far a frame, and each warped end alone, is from the truth; mean squares."""
+
+    frame: Float[Array, ""]
+    ends: Float[Array, ""]
+
+
+@dataclass(frozen=True)
+class Between:
+    model: ModelConfig
+    diffusion: DiffusionConfig
+    motion: MotionConfig
+    trainable: bool = True
+
+    def build(self, rng: np.random.Generator) -> BetweenNet:
+        return BetweenNet(self.model, self.motion, rng=rng)
+
+    def loss(
+        self, model: BetweenNet, batch: Batch, key: PRNGKeyArray
+    ) -> tuple[Float[Array, ""], dict[str, Float[Array, ""]]]:
+        """MSE(noise, code) + w MSE(frame) + w |grad flows|^2 at one of the frames in between.
+
+        In some steps it is ES, which only the flows have to reach: they make the labels at ES.
+        """
+        schedule = make_schedule(self.diffusion)
+        ed, es = (2 * batch[name] - 1 for name in ("ed", "es"))
+        key_t, key_noise, key_clean, key_end = jax.random.split(key, 4)
+        count = es.shape[0]
+        clean = jax.random.bernoulli(key_clean, CLEAN, (count,))
+        t = jnp.where(clean, 0, jax.random.randint(key_t, (count,), 0, self.diffusion.steps))
+        noise = jax.random.normal(key_noise, es.shape, es.dtype)
+        x_t = jnp.where(_wide(clean), es, q_sample(schedule, es, t, noise))
+        code = model.code(ed, es, x_t, t)
+
+        at_es = jax.random.bernoulli(key_end, AT_ES, (count,))
+        truth = jnp.where(_wide(at_es), batch["es"], batch["frames"][:, 0])
+        gamma = jnp.where(at_es, 1.0, batch["gammas"][:, 0])
+        motion = model.motion(batch["ed"], batch["es"], code, gamma)
+        far = errors(motion, truth)
+        noised = ~clean
+        parts = {
+            "noise": jnp.mean(jnp.where(_wide(noised), jnp.square(noise - code), 0.0)),
+            "frame": far.frame,
+            "ends": far.ends,
+            "smooth": smoothness(motion.from_ed) + smoothness(motion.from_es),
+        }
+        supervised = parts["frame"] + ALONE * parts["ends"]
+        total = (
+            parts["noise"]
+            + self.motion.frame_weight * supervised
+            + self.diffusion.smooth_weight * parts["smooth"]
+        )
+        return total, parts
+
+    def generate(
+        self,
+        model: BetweenNet,
+        ed: Image,
+        es: Image,
+        gammas: Float[Array, "b t"],
+        key: PRNGKeyArray,
+    ) -> Generated:
+        """One pass of the denoiser with x_t := ES, then one of the motion for each frame."""
+        scaled_ed, scaled_es = 2 * ed - 1, 2 * es - 1
+        code = model.code(scaled_ed, scaled_es, scaled_es, jnp.zeros(ed.shape[0], jnp.int32))
+        if self.motion.adapt_steps:
+            model = self.adapted(model, ed, es, code, key)
+
+        def frame(_: None, gamma: Moments) -> tuple[None, tuple[Image, Array]]:
+            motion = model.motion(ed, es, code, gamma)
+            return None, (motion.frame, motion.from_ed)
+
+        _, (frames, flow) = jax.lax.scan(frame, None, gammas.T)
+        return Generated(jnp.moveaxis(frames, 0, 1), jnp.moveaxis(flow, 0, 1))
+
+    def adapted(
+        self, model: BetweenNet, ed: Image, es: Image, code: Image, key: PRNGKeyArray
+    ) -> BetweenNet:
+        """The model after `motion.adapt_steps` steps of Adam on the patient's own ED and ES.
+
+        No frame between is seen: the flow from ED has to reach ES and the other way round, and at
+        random moments both warped ends have to agree (as in UVI-Net).
+        """
+        graph, params, rest = nnx.split(model, nnx.Param, ...)
+        adam = optax.adam(self.motion.adapt_rate)
+
+        def loss(params: Any, key: PRNGKeyArray) -> Array:
+            adapting = nnx.merge(graph, params, rest)
+            one = jnp.ones(ed.shape[0], ed.dtype)
+            moment = jax.random.uniform(key, one.shape, one.dtype)
+            to_es = adapting.motion(ed, es, code, one)
+            to_ed = adapting.motion(ed, es, code, 0 * one)
+            both = adapting.motion(ed, es, code, moment)
+            far = (
+                jnp.mean(jnp.square(to_es.ed - es))
+                + jnp.mean(jnp.square(to_ed.es - ed))
+                + jnp.mean(jnp.square(both.ed - both.es))
+            )
+            flows = (to_es.from_ed, to_ed.from_es, both.from_ed, both.from_es)
+            rough = sum((smoothness(flow) for flow in flows), start=jnp.zeros((), ed.dtype))
+            return self.motion.frame_weight * far + self.diffusion.smooth_weight * rough
+
+        def step(
+            carry: tuple[Any, optax.OptState], key: PRNGKeyArray
+        ) -> tuple[tuple[Any, optax.OptState], None]:
+            params, state = carry
+            slopes = jax.grad(loss)(params, key)
+            with jax.numpy_dtype_promotion("standard"):  # optax mixes its counters with floats
+                updates, state = adam.update(slopes, state, params)
+            return (optax.apply_updates(params, updates), state), None
+
+        keys = jax.random.split(key, self.motion.adapt_steps)
+        (params, _), _ = jax.lax.scan(step, (params, adam.init(params)), keys)
+        return nnx.merge(graph, params, rest)
+
+
+def errors(motion: Motion, truth: Image) -> Parts:
+    """Mean squared errors of the frame, and of both warped ends by themselves."""
+    far = [jnp.mean(jnp.square(image - truth)) for image in (motion.frame, motion.ed, motion.es)]
+    return Parts(far[0], far[1] + far[2])
+
+
+def _wide(x: Array) -> Array:
+    """(b,) to broadcast against images."""
+    return x[:, None, None, None, None]
