@@ -1,5 +1,6 @@
 """Every setting of a run. Standard library only, so that --help is instant."""
 
+from mstg_jax.config.baselines import CGANConfig, R2NetConfig, UKANConfig
 from mstg_jax.config.presets import FULL_PRESETS, PRESETS, tiny
 from mstg_jax.config.settings import (
     BranchName,
@@ -20,6 +21,7 @@ __all__ = [
     "FULL_PRESETS",
     "PRESETS",
     "BranchName",
+    "CGANConfig",
     "Config",
     "DataConfig",
     "DiffusionConfig",
@@ -27,8 +29,10 @@ __all__ = [
     "ModelConfig",
     "OptimConfig",
     "Order",
+    "R2NetConfig",
     "SettingsError",
     "TrainConfig",
+    "UKANConfig",
     "check",
     "differences",
     "from_json",

@@ -3,7 +3,11 @@
 from dataclasses import dataclass, field
 from typing import Literal
 
-MethodName = Literal["mstg", "ddm", "direct", "copy", "blend"]
+from mstg_jax.config.baselines import CGANConfig, R2NetConfig, UKANConfig
+
+MethodName = Literal[
+    "mstg", "ddm", "direct", "voxelmorph", "r2net", "ukan", "cgan", "copy", "blend"
+]
 Order = Literal["raster", "zigzag", "hilbert", "triaxis"]
 BranchName = Literal["spatial", "temporal"]
 
@@ -134,6 +138,9 @@ class Config:
     data: DataConfig = field(default_factory=DataConfig)
     model: ModelConfig = field(default_factory=ModelConfig)
     diffusion: DiffusionConfig = field(default_factory=DiffusionConfig)
+    r2net: R2NetConfig = field(default_factory=R2NetConfig)
+    ukan: UKANConfig = field(default_factory=UKANConfig)
+    cgan: CGANConfig = field(default_factory=CGANConfig)
     optim: OptimConfig = field(default_factory=OptimConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
     run: str | None = None
@@ -145,9 +152,7 @@ class Config:
 def check(config: Config) -> None:
     """Raises SettingsError on settings that cannot work, before anything is read or built."""
     data, model, train = config.data, config.model, config.train
-    halvings = len(model.channels) - 1
-    if config.method in ("mstg", "ddm"):
-        halvings = max(halvings, len(model.deformation_channels) - 1)
+    halvings = _halvings(config)
     if any(n <= 0 or n % 2**halvings for n in data.size):
         raise SettingsError(
             f"data.size is {data.size}, but the networks halve it {halvings} times: "
@@ -165,6 +170,14 @@ def check(config: Config) -> None:
         "train.keep": train.keep,
         "train.log_every": train.log_every,
         "optim.learning_rate": config.optim.learning_rate,
+        "r2net.blocks": config.r2net.blocks,
+        "r2net.power_iterations": config.r2net.power_iterations,
+        "ukan.channels": min(config.ukan.channels, default=0),
+        "ukan.grid": config.ukan.grid,
+        "ukan.order": config.ukan.order,
+        "ukan.validation_steps": config.ukan.validation_steps,
+        "cgan.channels": min(config.cgan.channels, default=0),
+        "cgan.discriminator": min(config.cgan.discriminator, default=0),
     }
     for name, value in positive.items():
         if value <= 0:
@@ -177,3 +190,27 @@ def check(config: Config) -> None:
         raise SettingsError(
             f"model.mixer_stages names {stages}, but there are stages 0..{len(model.channels) - 1}"
         )
+    if len(model.deformation_channels) < 2:
+        raise SettingsError(
+            f"model.deformation_channels is {model.deformation_channels}, but the deformation "
+            "network needs at least 2 stages"
+        )
+
+
+def _halvings(config: Config) -> int:
+    """How often the method's networks halve the grid."""
+    denoiser = len(config.model.channels) - 1
+    deformation = len(config.model.deformation_channels) - 1
+    match config.method:
+        case "mstg" | "ddm":
+            return max(denoiser, deformation)
+        case "voxelmorph":
+            return deformation
+        case "r2net":
+            return 4
+        case "ukan":
+            return len(config.ukan.channels) - 1 + len(config.ukan.tokens)
+        case "cgan":
+            return max(len(config.cgan.channels), len(config.cgan.discriminator)) - 1
+        case _:
+            return denoiser

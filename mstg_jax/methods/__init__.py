@@ -5,6 +5,7 @@ from mstg_jax.methods.base import Method, Sequence, generate_sequence, new_model
 from mstg_jax.methods.direct import Direct
 from mstg_jax.methods.interpolation import Interpolation
 from mstg_jax.methods.mstg import Deform, ddm
+from mstg_jax.methods.voxelmorph import VoxelMorph
 
 __all__ = ["Method", "Sequence", "generate_sequence", "make_method", "new_model"]
 
@@ -18,5 +19,7 @@ def make_method(config: Config) -> Method:
             return ddm(config.model, config.diffusion)
         case "direct":
             return Direct(config.model, config.diffusion)
+        case "voxelmorph":
+            return VoxelMorph(config.model.deformation_channels, config.diffusion)
         case "copy" | "blend":
             return Interpolation(config.method)

@@ -1,7 +1,8 @@
 """What a way of generating frames must offer, and the one place where a sequence is generated."""
 
+from collections.abc import Callable
 from functools import partial
-from typing import Any, NamedTuple, Protocol, runtime_checkable
+from typing import Any, NamedTuple, Protocol, TypeVar, runtime_checkable
 
 import jax
 import numpy as np
@@ -16,6 +17,7 @@ Batch = dict[str, Array]
 Frames = Float[Array, "b t d h w 1"]
 Flows = Float[Array, "b t d h w 3"]
 Model = tuple[nnx.GraphDef, nnx.State]
+Made = TypeVar("Made")
 FRAMES_PER_PROGRAM = 4
 
 
@@ -53,6 +55,23 @@ class Method(Protocol):
     ) -> Generated:
         """The frames at `gammas`, 0 at ED to 1 at ES."""
         ...
+
+
+def by_frame(make: Callable[[Float[Array, " b"]], Made], gammas: Float[Array, "b t"]) -> Made:
+    """make(gamma) of every frame, one after the other; its arrays (b ...) come as (b t ...).
+
+    Sequences are padded with their last gamma: such frames are not made again.
+    """
+
+    def step(before: tuple[Array, Made], gamma: Array) -> tuple[tuple[Array, Made], Made]:
+        again = jnp.all(gamma == before[0])
+        made = jax.lax.cond(again, lambda _: before[1], make, gamma)
+        return (gamma, made), made
+
+    shapes = jax.eval_shape(make, gammas[:, 0])
+    nothing = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
+    _, made = jax.lax.scan(step, (jnp.full_like(gammas[:, 0], jnp.nan), nothing), gammas.T)
+    return jax.tree.map(lambda x: jnp.moveaxis(x, 0, 1), made)
 
 
 @partial(jax.jit, static_argnums=(0, 1), compiler_options=compiler_options())
