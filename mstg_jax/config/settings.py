@@ -190,7 +190,8 @@ def check(config: Config) -> None:
         raise SettingsError(
             f"model.mixer_stages names {stages}, but there are stages 0..{len(model.channels) - 1}"
         )
-    if len(model.deformation_channels) < 2:
+    deforms = config.method in ("mstg", "ddm", "voxelmorph")
+    if deforms and len(model.deformation_channels) < 2:
         raise SettingsError(
             f"model.deformation_channels is {model.deformation_channels}, but the deformation "
             "network needs at least 2 stages"

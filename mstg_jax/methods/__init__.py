@@ -5,6 +5,7 @@ from mstg_jax.methods.base import Method, Sequence, generate_sequence, new_model
 from mstg_jax.methods.direct import Direct
 from mstg_jax.methods.interpolation import Interpolation
 from mstg_jax.methods.mstg import Deform, ddm
+from mstg_jax.methods.r2net import LipschitzRegistration
 from mstg_jax.methods.voxelmorph import VoxelMorph
 
 __all__ = ["Method", "Sequence", "generate_sequence", "make_method", "new_model"]
@@ -21,5 +22,7 @@ def make_method(config: Config) -> Method:
             return Direct(config.model, config.diffusion)
         case "voxelmorph":
             return VoxelMorph(config.model.deformation_channels, config.diffusion)
+        case "r2net":
+            return LipschitzRegistration(config.r2net)
         case "copy" | "blend":
             return Interpolation(config.method)
