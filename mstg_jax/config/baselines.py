@@ -23,7 +23,7 @@ class R2NetConfig:
 class UKANConfig:
     channels: tuple[int, ...] = (8, 16, 32)
     """Channels of the convolutional stages, from full resolution down."""
-    tokens: tuple[int, int] = (40, 64)
+    tokens: tuple[int, int] = (32, 48)
     """Channels of the two stages of KAN tokens, each at half the size before."""
     depth: int = 1
     """Residual blocks per encoder stage; the decoder has one more per stage."""
@@ -48,5 +48,5 @@ class CGANConfig:
     blocks: int = 4
     """Residual blocks in the generator's middle."""
     discriminator: tuple[int, ...] = (16, 32, 64)
-    """Channels of the discriminator; every layer but the last halves the size."""
+    """Channels of the discriminator; each layer halves the size."""
     l1_weight: float = 100.0

@@ -212,6 +212,6 @@ def _halvings(config: Config) -> int:
         case "ukan":
             return len(config.ukan.channels) - 1 + len(config.ukan.tokens)
         case "cgan":
-            return max(len(config.cgan.channels), len(config.cgan.discriminator)) - 1
+            return max(len(config.cgan.channels) - 1, len(config.cgan.discriminator))
         case _:
             return denoiser

@@ -28,6 +28,20 @@ class Generated(NamedTuple):
     flow: Flows | None
 
 
+Loss = Callable[[Any, Batch, PRNGKeyArray], tuple[Float[Array, ""], dict[str, Float[Array, ""]]]]
+
+
+class Turn(NamedTuple):
+    """An update of the weights below the model's attribute `part`, by a loss like Method.loss.
+
+    A method may have `turns`, a tuple of them, which a training step takes one after the other
+    instead of one update of all weights by Method.loss.
+    """
+
+    part: str
+    loss: Loss
+
+
 @runtime_checkable
 class Method(Protocol):
     """A way to make the frames between ED and ES. Images have ED's range as [0, 1]."""
@@ -55,6 +69,14 @@ class Method(Protocol):
     ) -> Generated:
         """The frames at `gammas`, 0 at ED to 1 at ES."""
         ...
+
+
+def conditions(ed: Image, es: Image, gammas: Float[Array, "b t"]) -> Float[Array, "b t d h w 3"]:
+    """What a frame is generated from: ED and ES in [-1, 1], and gamma as a constant channel."""
+    shape = (*gammas.shape, *ed.shape[1:])
+    volumes = [jnp.broadcast_to((2 * x - 1)[:, None], shape) for x in (ed, es)]
+    gamma = jnp.broadcast_to(gammas[:, :, None, None, None, None], shape)
+    return jnp.concatenate([*volumes, gamma], axis=-1)
 
 
 def by_frame(make: Callable[[Float[Array, " b"]], Made], gammas: Float[Array, "b t"]) -> Made:

@@ -93,7 +93,8 @@ def _conv2d(x: Array, kernel: Array, stride: int, padding: list[tuple[int, int]]
 
 
 def _native(x: Array, kernel: Array, stride: int = 1) -> Array:
-    return _native_padded(x, kernel, ((kernel.shape[0] - 1) // 2,) * 2, stride=stride)
+    half = (kernel.shape[0] - 1) // 2
+    return _native_padded(x, kernel, (half, half), stride=stride)
 
 
 def _native_padded(
@@ -159,8 +160,8 @@ def _parities(x: Array, kernel: Array, taps: np.ndarray) -> Array:
     """A convolution that doubles d, h and w, as one matrix product over the small input.
 
     Along each axis an output sees two neighbours of the input: with 3 taps of `TRANSPOSE_TAPS` both
-    parities the same two, else the even one the pair before the odd one's. So the pairs of all axes,
-    side by side on the channels, meet one matrix with eight outputs, one per parity.
+    parities the same two, else the even one the pair before the odd one's. So the pairs of all
+    axes, side by side on the channels, meet one matrix with eight outputs, one per parity.
     (As a convolution this has a kernel gradient for which XLA on CPU has no fast path: 0.7 s of a
     step of 1.1 s.)
     """

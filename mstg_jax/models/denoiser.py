@@ -89,7 +89,9 @@ class Denoiser(nnx.Module):
     def new_module(self, ci: int, co: int, stage: int, *, rng: np.random.Generator) -> MSTG:
         return MSTG(ci, co, self.config, mixer=stage in self.config.mixer_stages, rng=rng)
 
-    def run_module(self, module: MSTG, x: Features, time: Float[Array, "b dim"]) -> Features:
+    def run_module(
+        self, module: MSTG, x: Features, time: Float[Array, "b dim"]
+    ) -> Float[Array, "b f d h w co"]:
         return (nnx.remat(MSTG.__call__) if self.config.remat else MSTG.__call__)(module, x, time)
 
     def new_middle(self, width: int, *, rng: np.random.Generator) -> None:

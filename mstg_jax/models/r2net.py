@@ -40,7 +40,7 @@ class R2Net(nnx.Module):
 
 
 class Core(nnx.Module):
-    """The U-Net: (b d h w 2) -> (b d h w 3); leaky ReLU after all but the transposed convolutions."""
+    """The U-Net: (b d h w 2) -> (b d h w 3); leaky ReLUs, but not after transposed convolutions."""
 
     def __init__(self, *, rng: np.random.Generator):
         conv = partial(Conv3d, init=he, rng=rng)
