@@ -14,6 +14,7 @@ from mstg_jax.config.settings import (
     SettingsError,
     TrainConfig,
     check,
+    validating,
 )
 from mstg_jax.config.stored import differences, from_json, to_json
 
@@ -38,4 +39,5 @@ __all__ = [
     "from_json",
     "tiny",
     "to_json",
+    "validating",
 ]

@@ -1,6 +1,6 @@
 """Every setting of a run as frozen dataclasses."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from mstg_jax.config.baselines import CGANConfig, R2NetConfig, UKANConfig
@@ -147,6 +147,14 @@ class Config:
     """Folder of the run; by default runs/<preset>-<date and time>."""
     resume: bool = False
     """Continue the run (--run, else the newest) from its last checkpoint, exactly."""
+
+
+def validating(config: Config) -> Config:
+    """The settings with which training validates: ukan takes fewer reverse steps."""
+    if config.method != "ukan":
+        return config
+    steps = min(config.ukan.validation_steps, config.diffusion.sampler_steps)
+    return replace(config, diffusion=replace(config.diffusion, sampler_steps=steps))
 
 
 def check(config: Config) -> None:
