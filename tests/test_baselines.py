@@ -63,7 +63,7 @@ def trained(name: str):
 
 @pytest.mark.parametrize(
     ("name", "count"),
-    [("voxelmorph", 361_299), ("r2net", 233_434), ("ukan", 517_673), ("cgan", 474_930)],
+    [("voxelmorph", 361_299), ("r2net", 233_434), ("ukan", 518_177), ("cgan", 474_506)],
 )
 def test_parameters(name: str, count: int):
     _, params = new_model(make_method(Config(method=name)), seed=0)
@@ -184,7 +184,7 @@ def test_each_turn_updates_its_own_part():
         jax.tree.map(np.testing.assert_array_equal, updated[other], params[other])
         params = updated
     moved = jax.tree.map(lambda a, b: np.abs(np.asarray(a) - b).max(), after.params, params)
-    assert max(jax.tree.leaves(moved)) < 1e-3
+    assert max(jax.tree.leaves(moved)) < 1e-4
     assert all(np.any(a != b) for a, b in zip(*map(kernels, (before, after)), strict=True))
     assert len(after.opt_state) == 2
 

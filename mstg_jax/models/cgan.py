@@ -63,7 +63,7 @@ class Layer(nnx.Module):
     def __init__(
         self, ci: int, co: int, resize: Literal["half", "transpose"], *, rng: np.random.Generator
     ):
-        self.conv = Conv3d(ci, co, size=4, resize=resize, init=INIT, rng=rng)
+        self.conv = Conv3d(ci, co, size=4, resize=resize, use_bias=False, init=INIT, rng=rng)
         self.norm = GroupNorm(co, co)
 
     def __call__(self, x: Volume) -> Float[Array, "b e i v co"]:
@@ -74,9 +74,9 @@ class Residual(nnx.Module):
     """x + InstanceNorm(conv(leaky ReLU(InstanceNorm(conv(x)))))."""
 
     def __init__(self, channels: int, *, rng: np.random.Generator):
-        self.conv1 = Conv3d(channels, channels, init=INIT, rng=rng)
+        self.conv1 = Conv3d(channels, channels, use_bias=False, init=INIT, rng=rng)
         self.norm1 = GroupNorm(channels, channels)
-        self.conv2 = Conv3d(channels, channels, init=INIT, rng=rng)
+        self.conv2 = Conv3d(channels, channels, use_bias=False, init=INIT, rng=rng)
         self.norm2 = GroupNorm(channels, channels)
 
     def __call__(self, x: Volume) -> Volume:
