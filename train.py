@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from mstg_jax.cli import parse_train
-from mstg_jax.config import Config, SettingsError
+from mstg_jax.config import Config, SettingsError, validating
 
 
 def main(argv: Sequence[str]) -> int:
@@ -43,6 +43,7 @@ def train(config: Config) -> int:
     from mstg_jax.training.validation import validate
 
     settings, method = config.train, make_method(config)
+    quick = make_method(validating(config))
     if not method.trainable:
         raise SettingsError(
             f"method {config.method} has no parameters; sample.py shows it beside every run"
@@ -113,7 +114,7 @@ def train(config: Config) -> int:
                 picture = run / "pictures" / f"step-{step:06d}.png"
                 chosen = validation[: settings.validate_patients]
                 model = (graph, jax.device_get(state.ema))  # this process's own copy
-                scores = validate(method, model, chosen, picture)
+                scores = validate(quick, model, chosen, picture)
                 log.add(step, "validation", scores)
                 shown = ", ".join(f"{name} {value:.4g}" for name, value in scores.items())
                 bar.write(f"step {step}: {shown}; {picture}")

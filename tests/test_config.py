@@ -9,6 +9,7 @@ from mstg_jax import runs
 from mstg_jax.cli import parse_sample, parse_train
 from mstg_jax.config import (
     PRESETS,
+    CGANConfig,
     Config,
     DataConfig,
     ModelConfig,
@@ -19,6 +20,7 @@ from mstg_jax.config import (
     differences,
     from_json,
     to_json,
+    validating,
 )
 
 
@@ -47,6 +49,12 @@ def test_flags_override_presets_and_demo_is_the_default():
     [
         (Config(data=DataConfig(size=(24, 96, 96))), r"multiple of 16"),
         (Config(method="direct", data=DataConfig(size=(12, 96, 96))), r"multiple of 8"),
+        (Config(method="r2net", data=DataConfig(size=(24, 96, 96))), r"multiple of 16"),
+        (Config(method="ukan", data=DataConfig(size=(24, 96, 96))), r"multiple of 16"),
+        (Config(method="cgan", data=DataConfig(size=(12, 96, 96))), r"multiple of 8"),
+        (Config(method="voxelmorph", data=DataConfig(size=(8, 96, 96))), r"multiple of 16"),
+        (Config(model=ModelConfig(deformation_channels=(8,))), r"at least 2 stages"),
+        (Config(cgan=CGANConfig(discriminator=())), r"cgan\.discriminator is 0"),
         (Config(data=DataConfig(spacing=(3.15, 0.0, 1.5))), r"data\.spacing is 0\.0"),
         (Config(data=DataConfig(validation=1.0)), r"must lie in \[0, 1\)"),
         (Config(model=ModelConfig(mixer_stages=(1, 4))), r"there are stages 0\.\.3"),
@@ -58,6 +66,18 @@ def test_flags_override_presets_and_demo_is_the_default():
 def test_settings_that_cannot_work_are_refused(config: Config, message: str):
     with pytest.raises(SettingsError, match=message):
         check(config)
+
+
+def test_runs_from_before_a_section_get_its_defaults():
+    stored = to_json(PRESETS["ddm"][1])
+    for section in ("r2net", "ukan", "cgan"):
+        del stored[section]
+    assert from_json(stored) == PRESETS["ddm"][1]
+
+
+def test_ukan_validates_with_fewer_reverse_steps():
+    for method, steps in (("direct", 50), ("ukan", 10)):
+        assert validating(Config(method=method)).diffusion.sampler_steps == steps
 
 
 def test_unknown_stored_setting_names_the_file(tmp_path):

@@ -13,7 +13,7 @@ from mstg_jax.models.conv3d import conv3d, conv3d_nearest_twice, conv3d_transpos
 
 
 def native(x, kernel, *, stride=1):
-    padding = [(kernel.shape[0] // 2,) * 2] * 3
+    padding = [((kernel.shape[0] - 1) // 2,) * 2] * 3
     names = ("NDHWC", "DHWIO", "NDHWC")
     return lax.conv_general_dilated(x, kernel, (stride,) * 3, padding, dimension_numbers=names)
 
@@ -27,11 +27,11 @@ def repeated(x, kernel):
 def scattered(x, kernel):
     """torch's ConvTranspose3d: input i goes through tap k to output 2 i - 1 + k."""
     batch, *space, _ = x.shape
-    y = jnp.zeros((batch, *(2 * n + 1 for n in space), kernel.shape[-1]))
-    for k in product(range(3), repeat=3):
+    y = jnp.zeros((batch, *(2 * n + 2 for n in space), kernel.shape[-1]))
+    for k in product(range(kernel.shape[0]), repeat=3):
         at = tuple(slice(i, i + 2 * n, 2) for i, n in zip(k, space, strict=True))
         y = y.at[(slice(None), *at)].add(x @ kernel[k])
-    return y[:, 1:, 1:, 1:]
+    return y[:, 1:-1, 1:-1, 1:-1]
 
 
 half, native_half = partial(conv3d, stride=2), partial(native, stride=2)
@@ -43,9 +43,11 @@ CASES = {
     "one tap": (conv3d, native, (2, 3, 4, 5, 3), (1, 4)),
     "half": (half, native_half, (2, 4, 6, 8, 3), (3, 5)),
     "half of two": (half, native_half, (1, 2, 2, 2, 8), (3, 4)),
+    "half, four taps": (half, native_half, (1, 4, 6, 2, 3), (4, 5)),
     "nearest": (conv3d_nearest_twice, repeated, (2, 2, 3, 4, 3), (3, 5)),
     "nearest of one": (conv3d_nearest_twice, repeated, (1, 1, 1, 2, 8), (3, 8)),
     "transpose": (conv3d_transpose_twice, scattered, (2, 2, 3, 4, 3), (3, 5)),
+    "transpose, four taps": (conv3d_transpose_twice, scattered, (2, 1, 3, 4, 3), (4, 5)),
     "transpose of one": (conv3d_transpose_twice, scattered, (1, 1, 2, 1, 8), (3, 4)),
 }
 

@@ -1,5 +1,7 @@
 """Every setting of a run. Standard library only, so that --help is instant."""
 
+from mstg_jax.config.baselines import CGANConfig, R2NetConfig, UKANConfig
+from mstg_jax.config.motion import MotionConfig
 from mstg_jax.config.presets import FULL_PRESETS, PRESETS, tiny
 from mstg_jax.config.settings import (
     BranchName,
@@ -8,12 +10,12 @@ from mstg_jax.config.settings import (
     DiffusionConfig,
     MethodName,
     ModelConfig,
-    MotionConfig,
     OptimConfig,
     Order,
     SettingsError,
     TrainConfig,
     check,
+    validating,
 )
 from mstg_jax.config.stored import differences, from_json, to_json
 
@@ -21,6 +23,7 @@ __all__ = [
     "FULL_PRESETS",
     "PRESETS",
     "BranchName",
+    "CGANConfig",
     "Config",
     "DataConfig",
     "DiffusionConfig",
@@ -29,11 +32,14 @@ __all__ = [
     "MotionConfig",
     "OptimConfig",
     "Order",
+    "R2NetConfig",
     "SettingsError",
     "TrainConfig",
+    "UKANConfig",
     "check",
     "differences",
     "from_json",
     "tiny",
     "to_json",
+    "validating",
 ]

@@ -32,6 +32,11 @@ def tiny(config: Config) -> Config:
             deformation_channels=(4, 4),
         ),
         diffusion=replace(config.diffusion, steps=50, frames=2, sampler_steps=2),
+        r2net=replace(config.r2net, blocks=2),
+        ukan=replace(
+            config.ukan, channels=(4, 8), tokens=(8, 8), time_dim=8, steps=50, validation_steps=2
+        ),
+        cgan=replace(config.cgan, channels=(4, 8), blocks=1, discriminator=(4, 8)),
         train=replace(
             config.train, steps=4, validate_every=4, validate_patients=1, save_every=2, log_every=1
         ),

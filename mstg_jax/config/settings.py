@@ -1,9 +1,14 @@
 """Every setting of a run as frozen dataclasses."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
-MethodName = Literal["mstg", "ddm", "direct", "copy", "blend"]
+from mstg_jax.config.baselines import CGANConfig, R2NetConfig, UKANConfig
+from mstg_jax.config.motion import MotionConfig
+
+MethodName = Literal[
+    "mstg", "ddm", "direct", "voxelmorph", "r2net", "ukan", "cgan", "copy", "blend"
+]
 Order = Literal["raster", "zigzag", "hilbert", "triaxis"]
 BranchName = Literal["spatial", "temporal"]
 
@@ -99,27 +104,6 @@ class DiffusionConfig:
 
 
 @dataclass(frozen=True)
-class MotionConfig:
-    """Method mstg beyond the paper; each item is an ablation."""
-
-    ends: Literal["ed", "both"] = "ed"
-    """What frames are warped from: ED as in the paper, or ED and ES, blended; only with `both` do
-    the other items count."""
-    frame_weight: float = 1e4
-    """Weight of the mean squared error of a frame between ED and ES."""
-    coarse: bool = True
-    """Flows at half the size first, which the deformation network then completes."""
-    time_course: bool = True
-    """How far the motion is at gamma is learned."""
-    residual: bool = True
-    """Add a residual to the blended frame."""
-    adapt_steps: int = 0
-    """Steps of test-time adaptation to the patient's own ED and ES."""
-    adapt_rate: float = 3e-4
-    """Learning rate of the test-time adaptation."""
-
-
-@dataclass(frozen=True)
 class OptimConfig:
     learning_rate: float = 1e-4
     betas: tuple[float, float] = (0.5, 0.999)
@@ -156,6 +140,9 @@ class Config:
     model: ModelConfig = field(default_factory=ModelConfig)
     diffusion: DiffusionConfig = field(default_factory=DiffusionConfig)
     motion: MotionConfig = field(default_factory=MotionConfig)
+    r2net: R2NetConfig = field(default_factory=R2NetConfig)
+    ukan: UKANConfig = field(default_factory=UKANConfig)
+    cgan: CGANConfig = field(default_factory=CGANConfig)
     optim: OptimConfig = field(default_factory=OptimConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
     run: str | None = None
@@ -164,12 +151,18 @@ class Config:
     """Continue the run (--run, else the newest) from its last checkpoint, exactly."""
 
 
+def validating(config: Config) -> Config:
+    """The settings with which training validates: ukan takes fewer reverse steps."""
+    if config.method != "ukan":
+        return config
+    steps = min(config.ukan.validation_steps, config.diffusion.sampler_steps)
+    return replace(config, diffusion=replace(config.diffusion, sampler_steps=steps))
+
+
 def check(config: Config) -> None:
     """Raises SettingsError on settings that cannot work, before anything is read or built."""
     data, model, train = config.data, config.model, config.train
-    halvings = len(model.channels) - 1
-    if config.method in ("mstg", "ddm"):
-        halvings = max(halvings, len(model.deformation_channels) - 1)
+    halvings = _halvings(config)
     if any(n <= 0 or n % 2**halvings for n in data.size):
         raise SettingsError(
             f"data.size is {data.size}, but the networks halve it {halvings} times: "
@@ -187,6 +180,14 @@ def check(config: Config) -> None:
         "train.keep": train.keep,
         "train.log_every": train.log_every,
         "optim.learning_rate": config.optim.learning_rate,
+        "r2net.blocks": config.r2net.blocks,
+        "r2net.power_iterations": config.r2net.power_iterations,
+        "ukan.channels": min(config.ukan.channels, default=0),
+        "ukan.grid": config.ukan.grid,
+        "ukan.order": config.ukan.order,
+        "ukan.validation_steps": config.ukan.validation_steps,
+        "cgan.channels": min(config.cgan.channels, default=0),
+        "cgan.discriminator": min(config.cgan.discriminator, default=0),
     }
     for name, value in positive.items():
         if value <= 0:
@@ -199,3 +200,28 @@ def check(config: Config) -> None:
         raise SettingsError(
             f"model.mixer_stages names {stages}, but there are stages 0..{len(model.channels) - 1}"
         )
+    deforms = config.method in ("mstg", "ddm", "voxelmorph")
+    if deforms and len(model.deformation_channels) < 2:
+        raise SettingsError(
+            f"model.deformation_channels is {model.deformation_channels}, but the deformation "
+            "network needs at least 2 stages"
+        )
+
+
+def _halvings(config: Config) -> int:
+    """How often the method's networks halve the grid."""
+    denoiser = len(config.model.channels) - 1
+    deformation = len(config.model.deformation_channels) - 1
+    match config.method:
+        case "mstg" | "ddm":
+            return max(denoiser, deformation)
+        case "voxelmorph":
+            return deformation
+        case "r2net":
+            return 4
+        case "ukan":
+            return len(config.ukan.channels) - 1 + len(config.ukan.tokens)
+        case "cgan":
+            return max(len(config.cgan.channels) - 1, len(config.cgan.discriminator))
+        case _:
+            return denoiser

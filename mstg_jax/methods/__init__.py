@@ -3,9 +3,13 @@
 from mstg_jax.config import Config
 from mstg_jax.methods.base import Method, Sequence, generate_sequence, new_model
 from mstg_jax.methods.between import Between
+from mstg_jax.methods.cgan import CGAN
 from mstg_jax.methods.direct import Direct
 from mstg_jax.methods.interpolation import Interpolation
 from mstg_jax.methods.mstg import Deform, ddm
+from mstg_jax.methods.r2net import LipschitzRegistration
+from mstg_jax.methods.ukan import ukan
+from mstg_jax.methods.voxelmorph import VoxelMorph
 
 __all__ = ["Method", "Sequence", "generate_sequence", "make_method", "new_model"]
 
@@ -21,5 +25,13 @@ def make_method(config: Config) -> Method:
             return ddm(config.model, config.diffusion)
         case "direct":
             return Direct(config.model, config.diffusion)
+        case "voxelmorph":
+            return VoxelMorph(config.model.deformation_channels, config.diffusion)
+        case "r2net":
+            return LipschitzRegistration(config.r2net)
+        case "ukan":
+            return ukan(config.ukan, config.diffusion)
+        case "cgan":
+            return CGAN(config.cgan)
         case "copy" | "blend":
             return Interpolation(config.method)

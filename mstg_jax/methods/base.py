@@ -1,7 +1,8 @@
 """What a way of generating frames must offer, and the one place where a sequence is generated."""
 
+from collections.abc import Callable
 from functools import partial
-from typing import Any, NamedTuple, Protocol, runtime_checkable
+from typing import Any, NamedTuple, Protocol, TypeVar, runtime_checkable
 
 import jax
 import numpy as np
@@ -16,6 +17,7 @@ Batch = dict[str, Array]
 Frames = Float[Array, "b t d h w 1"]
 Flows = Float[Array, "b t d h w 3"]
 Model = tuple[nnx.GraphDef, nnx.State]
+Made = TypeVar("Made")
 FRAMES_PER_PROGRAM = 4
 
 
@@ -24,6 +26,20 @@ class Generated(NamedTuple):
 
     frames: Frames
     flow: Flows | None
+
+
+Loss = Callable[[Any, Batch, PRNGKeyArray], tuple[Float[Array, ""], dict[str, Float[Array, ""]]]]
+
+
+class Turn(NamedTuple):
+    """An update of the weights below the model's attribute `part`, by a loss like Method.loss.
+
+    A method may have `turns`, a tuple of them, which a training step takes one after the other
+    instead of one update of all weights by Method.loss.
+    """
+
+    part: str
+    loss: Loss
 
 
 @runtime_checkable
@@ -53,6 +69,31 @@ class Method(Protocol):
     ) -> Generated:
         """The frames at `gammas`, 0 at ED to 1 at ES."""
         ...
+
+
+def conditions(ed: Image, es: Image, gammas: Float[Array, "b t"]) -> Float[Array, "b t d h w 3"]:
+    """What a frame is generated from: ED and ES in [-1, 1], and gamma as a constant channel."""
+    shape = (*gammas.shape, *ed.shape[1:])
+    volumes = [jnp.broadcast_to((2 * x - 1)[:, None], shape) for x in (ed, es)]
+    gamma = jnp.broadcast_to(gammas[:, :, None, None, None, None], shape)
+    return jnp.concatenate([*volumes, gamma], axis=-1)
+
+
+def by_frame(make: Callable[[Float[Array, " b"]], Made], gammas: Float[Array, "b t"]) -> Made:
+    """make(gamma) of every frame, one after the other; its arrays (b ...) come as (b t ...).
+
+    Sequences are padded with their last gamma: such frames are not made again.
+    """
+
+    def step(before: tuple[Array, Made], gamma: Array) -> tuple[tuple[Array, Made], Made]:
+        again = jnp.all(gamma == before[0])
+        made = jax.lax.cond(again, lambda _: before[1], make, gamma)
+        return (gamma, made), made
+
+    shapes = jax.eval_shape(make, gammas[:, 0])
+    nothing = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
+    _, made = jax.lax.scan(step, (jnp.full_like(gammas[:, 0], jnp.nan), nothing), gammas.T)
+    return jax.tree.map(lambda x: jnp.moveaxis(x, 0, 1), made)
 
 
 @partial(jax.jit, static_argnums=(0, 1), compiler_options=compiler_options())

@@ -19,7 +19,7 @@ from jaxtyping import Array, Float, PRNGKeyArray
 from mstg_jax.config import DiffusionConfig, ModelConfig, MotionConfig
 from mstg_jax.diffusion.process import q_sample, smoothness
 from mstg_jax.diffusion.schedule import make_schedule
-from mstg_jax.methods.base import Batch, Generated
+from mstg_jax.methods.base import Batch, Generated, by_frame
 from mstg_jax.models.between import BetweenNet, Motion
 from mstg_jax.shapes import Image
 
@@ -97,12 +97,11 @@ class Between:
         if self.motion.adapt_steps:
             model = self.adapted(model, ed, es, code, key)
 
-        def frame(_: None, gamma: Moments) -> tuple[None, tuple[Image, Array]]:
+        def frame(gamma: Moments) -> tuple[Image, Array]:
             motion = model.motion(ed, es, code, gamma)
-            return None, (motion.frame, motion.from_ed)
+            return motion.frame, motion.from_ed
 
-        _, (frames, flow) = jax.lax.scan(frame, None, gammas.T)
-        return Generated(jnp.moveaxis(frames, 0, 1), jnp.moveaxis(flow, 0, 1))
+        return Generated(*by_frame(frame, gammas))
 
     def adapted(
         self, model: BetweenNet, ed: Image, es: Image, code: Image, key: PRNGKeyArray

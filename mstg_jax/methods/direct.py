@@ -11,7 +11,7 @@ from mstg_jax.config import DiffusionConfig, ModelConfig
 from mstg_jax.diffusion.process import q_sample, target
 from mstg_jax.diffusion.samplers import sample
 from mstg_jax.diffusion.schedule import make_schedule
-from mstg_jax.methods.base import Batch, Frames, Generated
+from mstg_jax.methods.base import Batch, Frames, Generated, conditions
 from mstg_jax.models.denoiser import Denoiser
 from mstg_jax.shapes import Image, Steps
 
@@ -79,7 +79,5 @@ class Direct:
 def _predict(
     model: Denoiser, x_t: Frames, t: Steps, ed: Image, es: Image, gammas: Float[Array, "b f"]
 ) -> Frames:
-    """Every frame sees its noisy self, ED, ES and a constant channel gamma."""
-    conditions = [jnp.broadcast_to((2 * x - 1)[:, None], x_t.shape) for x in (ed, es)]
-    gamma = jnp.broadcast_to(gammas[:, :, None, None, None, None], x_t.shape)
-    return model(jnp.concatenate([x_t, *conditions, gamma], axis=-1), t)
+    """Every frame sees its noisy self and its conditions."""
+    return model(jnp.concatenate([x_t, conditions(ed, es, gammas)], axis=-1), t)

@@ -15,7 +15,7 @@ from jaxtyping import Array, Float, PRNGKeyArray
 from mstg_jax.config import DiffusionConfig, ModelConfig
 from mstg_jax.diffusion.process import local_ncc, q_sample, smoothness
 from mstg_jax.diffusion.schedule import make_schedule
-from mstg_jax.methods.base import Batch, Generated
+from mstg_jax.methods.base import Batch, Generated, by_frame
 from mstg_jax.models.deformation import DeformationNet, warp
 from mstg_jax.models.denoiser import Denoiser
 from mstg_jax.shapes import Flow, Image, Steps
@@ -91,18 +91,7 @@ class Deform:
             flow = model.flow(scaled_ed, gamma[:, None, None, None, None] * code)
             return warp(ed, flow), flow
 
-        def step(before: tuple[Gamma, Frame], gamma: Gamma) -> tuple[tuple[Gamma, Frame], Frame]:
-            """Sequences are padded with their last gamma: such frames are not made again."""
-            again = jnp.all(gamma == before[0])
-            made = jax.lax.cond(again, lambda _: before[1], frame, gamma)
-            return (gamma, made), made
-
-        none = (
-            jnp.full(ed.shape[0], jnp.nan, gammas.dtype),
-            (ed, jnp.zeros((*ed.shape[:-1], 3), ed.dtype)),
-        )
-        _, (frames, flow) = jax.lax.scan(step, none, gammas.T)
-        return Generated(jnp.moveaxis(frames, 0, 1), jnp.moveaxis(flow, 0, 1))
+        return Generated(*by_frame(frame, gammas))
 
 
 def ddm(model: ModelConfig, diffusion: DiffusionConfig) -> Deform:

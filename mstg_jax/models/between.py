@@ -35,7 +35,9 @@ class BetweenNet(nnx.Module):
         channels, outputs = config.deformation_channels, FLOWS + 1 + motion.residual
         self.denoiser = Denoiser(3, 1, config, rng=rng)
         self.coarse = (
-            DeformationNet(channels[1:], ci=4, co=FLOWS, rng=rng) if motion.coarse else None
+            DeformationNet(channels[1:] if len(channels) > 2 else channels, ci=4, co=FLOWS, rng=rng)
+            if motion.coarse
+            else None
         )
         self.deformation = DeformationNet(channels, ci=4, co=outputs, rng=rng)
         self.course = nnx.Param(jnp.zeros(2)) if motion.time_course else None
@@ -77,13 +79,13 @@ class BetweenNet(nnx.Module):
         return jnp.where((gamma > 0) & (gamma < 1), 1 - (1 - inside**a) ** b, gamma)
 
 
-def halved(x: Volume) -> Volume:
+def halved(x: Volume) -> Float[Array, "b e i v c"]:
     """Means of 2 x 2 x 2 voxels."""
     b, d, h, w, c = x.shape
     return x.reshape(b, d // 2, 2, h // 2, 2, w // 2, 2, c).mean((2, 4, 6))
 
 
-def smooth_twice(x: Volume) -> Volume:
+def smooth_twice(x: Volume) -> Float[Array, "b e i v c"]:
     """Twice the size, by a box of 3 voxels over nearest neighbours: continuous at voxel borders."""
     x = nearest_twice(x)
     for axis in (1, 2, 3):

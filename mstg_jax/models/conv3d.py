@@ -31,9 +31,14 @@ Gradients = Callable[[Any, Any, Any], tuple[Any, Any]]
 NEAREST_TAPS = np.array(
     [[[1, 0, 0], [0, 1, 1], [0, 0, 0]], [[0, 0, 0], [1, 1, 0], [0, 0, 1]]], np.float32
 )
-TRANSPOSE_TAPS = np.array(
-    [[[0, 0, 0], [0, 1, 0], [0, 0, 0]], [[0, 0, 0], [0, 0, 1], [1, 0, 0]]], np.float32
-)
+# The same for transposed convolutions, by their number of taps.
+TRANSPOSE_TAPS = {
+    3: np.array([[[0, 0, 0], [0, 1, 0], [0, 0, 0]], [[0, 0, 0], [0, 0, 1], [1, 0, 0]]], np.float32),
+    4: np.array(
+        [[[0, 0, 0, 1], [0, 1, 0, 0], [0, 0, 0, 0]], [[0, 0, 0, 0], [0, 0, 1, 0], [1, 0, 0, 0]]],
+        np.float32,
+    ),
+}
 
 
 def by_platform(cpu: Form, native: Form, cpu_gradients: Gradients | None = None) -> Form:
@@ -69,9 +74,9 @@ def _gradients(form: Form, x: Array, kernel: Array, g: Array) -> tuple[Array, Ar
 
 
 def conv3d(x: Input, kernel: Kernel, *, stride: int = 1) -> Output:
-    """Cross-correlation with k // 2 zeros around, as torch's Conv3d(padding=k // 2).
+    """Cross-correlation with p = (k - 1) // 2 zeros around, as torch's Conv3d(padding=p).
 
-    x (b d h w ci), kernel (k k k ci co) with odd k; stride 1, or 2 where d, h and w are even.
+    x (b d h w ci), kernel (k k k ci co); stride 1 with odd k, or 2 where d, h and w are even.
     """
     if kernel.shape[0] == 1 and stride == 1:
         return x @ kernel[0, 0, 0]
@@ -84,8 +89,8 @@ def conv3d_nearest_twice(x: Input, kernel: Kernel) -> Output:
 
 
 def conv3d_transpose_twice(x: Input, kernel: Kernel) -> Output:
-    """Transposed convolution to twice the size: torch's ConvTranspose3d(3, stride 2, padding 1,
-    output_padding 1), o = 2 i - 1 + k; kernel (3 3 3 ci co) without flip."""
+    """Transposed convolution to twice the size: torch's ConvTranspose3d(k, stride 2, padding 1,
+    output_padding 4 - k), o = 2 i - 1 + tap; kernel (k k k ci co) without flip, k 3 or 4."""
     return _transpose_twice(x, kernel)
 
 
@@ -95,13 +100,19 @@ def _conv2d(x: Array, kernel: Array, stride: int, padding: list[tuple[int, int]]
     )
 
 
-def _native(x: Array, kernel: Array, stride: int = 1, dilation: int = 1, extra: int = 0) -> Array:
-    half = kernel.shape[0] // 2
+def _native(x: Array, kernel: Array, stride: int = 1) -> Array:
+    half = (kernel.shape[0] - 1) // 2
+    return _native_padded(x, kernel, (half, half), stride=stride)
+
+
+def _native_padded(
+    x: Array, kernel: Array, padding: tuple[int, int], stride: int = 1, dilation: int = 1
+) -> Array:
     return lax.conv_general_dilated(
         x,
         kernel,
         (stride,) * 3,
-        [(half, half + extra)] * 3,
+        [padding] * 3,
         lhs_dilation=(dilation,) * 3,
         dimension_numbers=("NDHWC", "DHWIO", "NDHWC"),
     )
@@ -110,7 +121,7 @@ def _native(x: Array, kernel: Array, stride: int = 1, dilation: int = 1, extra: 
 def _folded(x: Array, kernel: Array, stride: int = 1) -> Array:
     """`conv3d` as 2D convolutions with the depth taps on the channel axis."""
     batch, depth, *plane, ci = x.shape
-    taps, half, co = kernel.shape[0], kernel.shape[0] // 2, kernel.shape[-1]
+    taps, half, co = kernel.shape[0], (kernel.shape[0] - 1) // 2, kernel.shape[-1]
     together = 2 if stride == 1 and co <= 8 <= ci and depth % 2 == 0 else 1
     reach = taps + (together - 1) * stride  # input slices that one group of outputs sees
     step = together * stride
@@ -156,9 +167,9 @@ def _same_size(x: Array, kernel: Array) -> Array:
 def _parities(x: Array, kernel: Array, taps: np.ndarray) -> Array:
     """A convolution that doubles d, h and w, as one matrix product over the small input.
 
-    Along each axis an output sees two neighbours of the input: with `TRANSPOSE_TAPS` both parities
-    the same two, with `NEAREST_TAPS` the even one the pair before the odd one's. So the pairs of
-    all axes, side by side on the channels, meet one matrix with eight outputs, one per parity.
+    Along each axis an output sees two neighbours of the input: with 3 taps of `TRANSPOSE_TAPS` both
+    parities the same two, else the even one the pair before the odd one's. So the pairs of all
+    axes, side by side on the channels, meet one matrix with eight outputs, one per parity.
     (As a convolution this has a kernel gradient for which XLA on CPU has no fast path: 0.7 s of a
     step of 1.1 s.)
     """
@@ -174,9 +185,9 @@ def _parities(x: Array, kernel: Array, taps: np.ndarray) -> Array:
         padded[:, u : u + positions[0], v : v + positions[1], o : o + positions[2]]
         for u, v, o in product((0, 1), repeat=3)
     ]
-    # From the 27 taps to neighbours (u v o) and parities (p q r) along d, h and w.
-    spread = np.einsum("puk,qvl,rom->uvopqrklm", pairs, pairs, pairs).reshape(64, 27)
-    wide = jnp.asarray(spread, kernel.dtype) @ kernel.reshape(27, -1)
+    # From the k^3 taps to neighbours (u v o) and parities (p q r) along d, h and w.
+    spread = np.einsum("puk,qvl,rom->uvopqrklm", pairs, pairs, pairs).reshape(64, -1)
+    wide = jnp.asarray(spread, kernel.dtype) @ kernel.reshape(spread.shape[1], -1)
     wide = jnp.swapaxes(wide.reshape(8, 8, ci, co), 1, 2).reshape(8 * ci, 8 * co)
     y = (jnp.concatenate(seen, axis=-1) @ wide).reshape(batch, *positions, 2, 2, 2, co)
 
@@ -200,17 +211,30 @@ def nearest_twice(x: Float[Array, "b d h w c"]) -> Float[Array, "b e i v c"]:
 
 
 def _native_transpose(x: Array, kernel: Array) -> Array:
-    return _native(x, kernel[::-1, ::-1, ::-1], dilation=2, extra=1)
+    padding = (kernel.shape[0] - 2, 2)
+    return _native_padded(x, kernel[::-1, ::-1, ::-1], padding, dilation=2)
+
+
+def _transpose(x: Array, kernel: Array) -> Array:
+    return _parities(x, kernel, TRANSPOSE_TAPS[kernel.shape[0]])
+
+
+def _folded_gradients(x: Array, kernel: Array, g: Array) -> tuple[Array, Array]:
+    """The input's gradient as the convolution of g that it is: XLA's transpose of `_folded` adds
+    padded copies, each larger than x (166 MB more in DDM's step)."""
+    (to_kernel,) = jax.vjp(lambda k: _folded(x, k), kernel)[1](g)
+    back = jnp.swapaxes(kernel[::-1, ::-1, ::-1], -1, -2)
+    return _same_size(g, back), to_kernel
 
 
 def _strided_gradients(x: Array, kernel: Array, g: Array) -> tuple[Array, Array]:
     """The input's gradient is a transposed convolution; XLA would visit the zeros in between."""
     (to_kernel,) = jax.vjp(lambda k: _folded(x, k, stride=2), kernel)[1](g)
-    return _parities(g, jnp.swapaxes(kernel, -1, -2), TRANSPOSE_TAPS), to_kernel
+    return _transpose(g, jnp.swapaxes(kernel, -1, -2)), to_kernel
 
 
 CONVOLUTIONS = {
-    1: by_platform(_same_size, _native, cpu_gradients=partial(_gradients, _folded)),
+    1: by_platform(_same_size, _native, cpu_gradients=_folded_gradients),
     2: by_platform(
         partial(_folded, stride=2), partial(_native, stride=2), cpu_gradients=_strided_gradients
     ),
@@ -218,4 +242,4 @@ CONVOLUTIONS = {
 _nearest_twice = by_platform(
     partial(_parities, taps=NEAREST_TAPS), lambda x, kernel: _native(nearest_twice(x), kernel)
 )
-_transpose_twice = by_platform(partial(_parities, taps=TRANSPOSE_TAPS), _native_transpose)
+_transpose_twice = by_platform(_transpose, _native_transpose)

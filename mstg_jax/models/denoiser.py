@@ -1,5 +1,7 @@
 """The denoising U-Net: stages of MSTG modules around DDM's linear attention."""
 
+from functools import partial
+
 import numpy as np
 from flax import nnx
 from jax import numpy as jnp
@@ -22,15 +24,13 @@ class Denoiser(nnx.Module):
     """x (b f d h w ci), t (b,) -> (b f d h w co).
 
     d, h and w must be multiples of 2^(stages - 1). With mixer "none" and DDM's channels this is
-    DDM's network, parameter for parameter.
+    DDM's network, parameter for parameter. A subclass may have another middle.
     """
 
     def __init__(self, ci: int, co: int, config: ModelConfig, *, rng: np.random.Generator):
         channels, last = config.channels, len(config.channels) - 1
-        module = lambda ci, co, stage: MSTG(  # noqa: E731
-            ci, co, config, mixer=stage in config.mixer_stages, rng=rng
-        )
         self.config = config
+        module = partial(self.new_module, rng=rng)
         self.time = TimeEmbedding(config.time_dim, rng=rng)
         self.stem = Conv3d(ci, channels[0], rng=rng)
         width, kept = channels[0], [channels[0]]
@@ -47,8 +47,7 @@ class Denoiser(nnx.Module):
                 kept.append(width)
         self.encoder, self.down = nnx.List(encoder), nnx.List(down)
 
-        self.middle = nnx.List([module(width, width, last) for _ in range(2)])
-        self.attention = LinearAttention(width, heads=config.heads, groups=config.groups, rng=rng)
+        self.new_middle(width, rng=rng)
 
         decoder, up = [], []
         for stage in reversed(range(len(channels))):
@@ -66,7 +65,7 @@ class Denoiser(nnx.Module):
 
     def __call__(self, x: Features, t: Steps) -> Float[Array, "b f d h w co"]:
         time = self.time(t)
-        module = recomputed if self.config.remat else MSTG.__call__
+        module = self.run_module
         x = self.stem(x)
         kept = [x]
         for stage, modules in enumerate(self.encoder):
@@ -77,8 +76,7 @@ class Denoiser(nnx.Module):
                 x = self.down[stage](x)
                 kept.append(x)
 
-        x = self.attention(module(self.middle[0], x, time))
-        x = module(self.middle[1], x, time)
+        x = self.run_middle(x, time)
 
         for stage, modules in enumerate(self.decoder):
             for m in modules:
@@ -88,3 +86,21 @@ class Denoiser(nnx.Module):
             if stage < len(self.up):
                 x = self.up[stage](x)
         return self.out(nnx.silu(self.norm(x)))
+
+    def new_module(self, ci: int, co: int, stage: int, *, rng: np.random.Generator) -> MSTG:
+        return MSTG(ci, co, self.config, mixer=stage in self.config.mixer_stages, rng=rng)
+
+    def run_module(
+        self, module: MSTG, x: Features, time: Float[Array, "b dim"]
+    ) -> Float[Array, "b f d h w co"]:
+        return recomputed(module, x, time) if self.config.remat else module(x, time)
+
+    def new_middle(self, width: int, *, rng: np.random.Generator) -> None:
+        """Two modules around linear attention, on `width` channels."""
+        config, last = self.config, len(self.config.channels) - 1
+        self.middle = nnx.List([self.new_module(width, width, last, rng=rng) for _ in range(2)])
+        self.attention = LinearAttention(width, heads=config.heads, groups=config.groups, rng=rng)
+
+    def run_middle(self, x: Features, time: Float[Array, "b dim"]) -> Features:
+        x = self.attention(self.run_module(self.middle[0], x, time))
+        return self.run_module(self.middle[1], x, time)

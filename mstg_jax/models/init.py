@@ -20,6 +20,11 @@ def normal(std: float) -> Initializer:
     return lambda rng, shape: rng.normal(0.0, std, shape).astype(np.float32)
 
 
+def he(rng: np.random.Generator, shape: tuple[int, ...]) -> np.ndarray:
+    """N(0, 2 / fan in) (He et al. 2015)."""
+    return normal((2 / np.prod(shape[:-1])) ** 0.5)(rng, shape)
+
+
 def uniform(bound: float) -> Initializer:
     """U(-bound, bound)."""
     return lambda rng, shape: rng.uniform(-bound, bound, shape).astype(np.float32)

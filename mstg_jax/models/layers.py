@@ -34,16 +34,18 @@ class Conv3d(nnx.Module):
         rng: np.random.Generator,
         size: int = 3,
         resize: Literal["keep", "half", "nearest", "transpose"] = "keep",
+        use_bias: bool = True,
         init: Initializer = orthogonal,
     ):
         self.resize = resize
         self.kernel = nnx.Param(jnp.asarray(init(rng, (size, size, size, ci, co))))
-        self.bias = nnx.Param(jnp.zeros(co))
+        self.bias = nnx.Param(jnp.zeros(co)) if use_bias else None
 
     def __call__(self, x: Float[Array, "*b d h w ci"]) -> Float[Array, "*b e i v co"]:
         volumes = x.reshape(-1, *x.shape[-4:])
         y = RESIZED[self.resize](volumes, self.kernel[...])
-        y = y + self.bias[...][None, None, None, None, :]
+        if self.bias is not None:
+            y = y + self.bias[...][None, None, None, None, :]
         return y.reshape(*x.shape[:-4], *y.shape[1:])
 
 

@@ -41,10 +41,16 @@ def make_optimiser(config: OptimConfig, steps: int) -> optax.GradientTransformat
 def init_state(
     method: Method, optimiser: optax.GradientTransformation, seed: int
 ) -> tuple[nnx.GraphDef, TrainState]:
-    """A new model, split once into its structure and its weights."""
+    """A new model, split once into its structure and its weights.
+
+    If the method takes turns, each has its own state of the optimiser.
+    """
     graph, params = new_model(method, seed)
     ema = jax.tree.map(jnp.copy, params)
-    opt_state = optimiser.init(params)
+    if turns := getattr(method, "turns", ()):
+        opt_state = tuple(optimiser.init(params[turn.part]) for turn in turns)
+    else:
+        opt_state = optimiser.init(params)
     return graph, TrainState(jnp.zeros((), jnp.int32), params, ema, opt_state)
 
 

@@ -1,0 +1,25 @@
+"""Settings of the motion between ED and ES beyond the paper."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+
+@dataclass(frozen=True)
+class MotionConfig:
+    """Method mstg beyond the paper; each item is an ablation."""
+
+    ends: Literal["ed", "both"] = "ed"
+    """What frames are warped from: ED as in the paper, or ED and ES, blended; only with `both` do
+    the other items count."""
+    frame_weight: float = 1e4
+    """Weight of the mean squared error of a frame between ED and ES."""
+    coarse: bool = True
+    """Flows at half the size first, which the deformation network then completes."""
+    time_course: bool = True
+    """How far the motion is at gamma is learned."""
+    residual: bool = True
+    """Add a residual to the blended frame."""
+    adapt_steps: int = 0
+    """Steps of test-time adaptation to the patient's own ED and ES."""
+    adapt_rate: float = 3e-4
+    """Learning rate of the test-time adaptation."""

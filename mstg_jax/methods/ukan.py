@@ -1,0 +1,48 @@
+"""Diffusion U-KAN (Li et al. 2025, AAAI, arXiv:2406.02918; repository CUHK-AIM-Group/U-KAN).
+
+The source generates 2D images out of noise alone. Here a frame is denoised given ED, ES and gamma,
+which stand beside it as channels, and all of it is 3D. Further deviations: the width is scaled to
+the data (0.5 instead of 27 million parameters: channels 8, 16, 32 and tokens 32, 48 instead of 64
+to 256 and 320, 512; one residual block per stage instead of two; 4 groups instead of 32), no
+dropout, no weight decay, the U-Net's layers and their initial weights are DDM's
+(models/denoiser.py), and frames are sampled by DDIM in `diffusion.sampler_steps` steps, or by DDPM.
+"""
+
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+
+from mstg_jax.config import DiffusionConfig, ModelConfig, UKANConfig
+from mstg_jax.methods.direct import Direct
+from mstg_jax.models.ukan import UKANDenoiser
+
+
+@dataclass(frozen=True)
+class UKAN(Direct):
+    """Frames are denoised one by one; the network predicts the noise."""
+
+    network: UKANConfig = field(kw_only=True)
+
+    def build(self, rng: np.random.Generator) -> UKANDenoiser:
+        return UKANDenoiser(4, 1, self.model, self.network, rng=rng)
+
+
+def ukan(config: UKANConfig, diffusion: DiffusionConfig) -> UKAN:
+    """With U-KAN's own diffusion; the sampler and its steps are those of `diffusion`."""
+    own = replace(
+        diffusion,
+        schedule="linear",
+        beta_start=config.beta_start,
+        beta_end=config.beta_end,
+        steps=config.steps,
+        prediction="eps",
+        frames=1,
+    )
+    unet = ModelConfig(
+        channels=config.channels,
+        depth=config.depth,
+        groups=config.groups,
+        time_dim=config.time_dim,
+        mixer="none",
+    )
+    return UKAN(unet, own, network=config)

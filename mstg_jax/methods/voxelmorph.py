@@ -1,0 +1,60 @@
+"""VoxelMorph (Balakrishnan et al. 2019, IEEE TMI 38(8); repository voxelmorph/voxelmorph).
+
+A network maps ED and ES to the displacement between them. Deviations: the network is DDM's
+registration net (strided convolutions, transposed ones on the way up), so that mstg and voxelmorph
+differ by the denoiser alone; NCC and smoothness are weighted as there; VoxelMorph makes no frames
+in between, so here the flow is scaled by gamma.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+from jax import numpy as jnp
+from jaxtyping import Array, Float, PRNGKeyArray
+
+from mstg_jax.config import DiffusionConfig
+from mstg_jax.diffusion.process import local_ncc, smoothness
+from mstg_jax.methods.base import Batch, Generated, by_frame
+from mstg_jax.models.deformation import DeformationNet, warp
+from mstg_jax.shapes import Flow, Image
+
+
+@dataclass(frozen=True)
+class VoxelMorph:
+    """`channels` of the network's encoder; the weights of the losses are `diffusion`'s."""
+
+    channels: tuple[int, ...]
+    diffusion: DiffusionConfig
+    trainable: bool = True
+
+    def build(self, rng: np.random.Generator) -> DeformationNet:
+        return DeformationNet(self.channels, rng=rng)
+
+    def loss(
+        self, model: DeformationNet, batch: Batch, key: PRNGKeyArray
+    ) -> tuple[Float[Array, ""], dict[str, Float[Array, ""]]]:
+        """- w local NCC(warped ED, ES) + w |grad flow|^2 (voxels^2); nothing is drawn."""
+        del key
+        ed, es = batch["ed"], batch["es"]
+        flow = model(jnp.concatenate([ed, es], axis=-1))
+        parts = {"ncc": local_ncc(warp(ed, flow), es), "smooth": smoothness(flow)}
+        config = self.diffusion
+        return config.smooth_weight * parts["smooth"] - config.ncc_weight * parts["ncc"], parts
+
+    def generate(
+        self,
+        model: DeformationNet,
+        ed: Image,
+        es: Image,
+        gammas: Float[Array, "b t"],
+        key: PRNGKeyArray,
+    ) -> Generated:
+        """frame(gamma) = ED warped by gamma times the flow."""
+        del key
+        whole = model(jnp.concatenate([ed, es], axis=-1))
+
+        def frame(gamma: Float[Array, " b"]) -> tuple[Image, Flow]:
+            flow = gamma[:, None, None, None, None] * whole
+            return warp(ed, flow), flow
+
+        return Generated(*by_frame(frame, gammas))
