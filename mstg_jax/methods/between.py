@@ -94,11 +94,11 @@ class Between:
         """One pass of the denoiser with x_t := ES, then one of the motion for each frame."""
         scaled_ed, scaled_es = 2 * ed - 1, 2 * es - 1
         code = model.code(scaled_ed, scaled_es, scaled_es, jnp.zeros(ed.shape[0], jnp.int32))
-        if self.motion.adapt_steps:
-            model = self.adapted(model, ed, es, code, key)
+        moving = self.adapted(model, ed, es, code, key) if self.motion.adapt_steps else model
+        blender = model if self.motion.adapt_steps else None
 
         def frame(gamma: Moments) -> tuple[Image, Array]:
-            motion = model.motion(ed, es, code, gamma)
+            motion = moving.motion(ed, es, code, gamma, blender)
             return motion.frame, motion.from_ed
 
         return Generated(*by_frame(frame, gammas))
@@ -109,7 +109,8 @@ class Between:
         """The model after `motion.adapt_steps` steps of Adam on the patient's own ED and ES.
 
         No frame between is seen: the flow from ED has to reach ES and the other way round, and at
-        random moments both warped ends have to agree (as in UVI-Net).
+        random moments both warped ends have to agree (as in UVI-Net). That says nothing of the
+        blending weight and the residual: they stay with the model as it was.
         """
         graph, params, rest = nnx.split(model, nnx.Param, ...)
         adam = optax.adam(self.motion.adapt_rate)
