@@ -90,11 +90,15 @@ def score(
 def warp_labels(
     labels: UInt8[np.ndarray, "d h w"], flow: Float32[np.ndarray, "t d h w 3"]
 ) -> UInt8[np.ndarray, "t d h w"]:
-    """ED's labels at x + flow(x), nearest neighbour, background beyond the border."""
+    """ED's labels at x + flow(x), nearest neighbour; beyond the border they repeat its voxels.
+
+    Background there would eat the border slices of a ventricle that reaches them: the smallest
+    motion outward would count as lost volume.
+    """
     grid = np.stack(np.meshgrid(*map(np.arange, labels.shape), indexing="ij"))
     return np.stack(
         [
-            ndimage.map_coordinates(labels, grid + np.moveaxis(f, -1, 0), order=0, mode="constant")
+            ndimage.map_coordinates(labels, grid + np.moveaxis(f, -1, 0), order=0, mode="nearest")
             for f in flow
         ]
     )
