@@ -3,10 +3,10 @@
 from mstg_jax.config import Config
 from mstg_jax.methods.base import Method, Sequence, generate_sequence, new_model
 from mstg_jax.methods.direct import Direct
-from mstg_jax.methods.interpolation import Interpolation
+from mstg_jax.methods.interpolation import TRIVIAL, Interpolation
 from mstg_jax.methods.mstg import Deform, ddm
 
-__all__ = ["Method", "Sequence", "generate_sequence", "make_method", "new_model"]
+__all__ = ["TRIVIAL", "Method", "Sequence", "generate_sequence", "make_method", "new_model"]
 
 
 def make_method(config: Config) -> Method:
