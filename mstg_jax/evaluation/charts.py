@@ -12,6 +12,8 @@ from mstg_jax.evaluation.tables import TESTED
 
 DPI = 150
 COLOURS = [colormaps["tab10"](i) for i in range(10)]
+LINES = ("-", "--", ":", "-.")
+"""They take turns, because curves of methods that are alike hide one another."""
 
 
 def gamma_chart(path: Path, methods: dict[str, dict[str, Any]]) -> Path:
@@ -23,7 +25,8 @@ def gamma_chart(path: Path, methods: dict[str, dict[str, Any]]) -> Path:
             gammas = [b["gamma"] for b in known]
             found = [b[metric.key] for b in known]
             colour = COLOURS[i % len(COLOURS)]
-            axes.plot(gammas, [f["mean"] for f in found], "o-", ms=3, color=colour, label=name)
+            style = {"ls": LINES[i % len(LINES)], "marker": "o", "ms": 3, "label": name}
+            axes.plot(gammas, [f["mean"] for f in found], color=colour, **style)
             if all(f["low"] is not None for f in found):
                 low, high = ([f[end] for f in found] for end in ("low", "high"))
                 axes.fill_between(gammas, low, high, color=colour, alpha=0.15, lw=0)

@@ -63,11 +63,12 @@ def sections(results: dict[str, Any]) -> list[Section]:
         Section(
             "Anatomy and motion",
             "Labels of ED, warped by a method's displacements, against those of ES; methods "
-            "without displacements have none. EF error: absolute difference of the left ventricle's "
-            "ejection fraction. LV volume error: mean absolute difference over the labelled frames "
-            "after ED, as a share of the volume at ED. Folding: share of voxels with a "
-            "non-positive Jacobian determinant. Roughness: mean squared second difference over time, as a ratio "
-            "to the real frames' (1 is as lively as the truth, noise included; a blend has 0).",
+            "without displacements have none. EF error: absolute difference of the left "
+            "ventricle's ejection fraction. LV volume error: mean absolute difference over the "
+            "labelled frames after ED, as a share of the volume at ED. Folding: share of voxels "
+            "with a non-positive Jacobian determinant. Roughness: mean squared second difference "
+            "over time, as a ratio to the real frames' (1 is as lively as the truth, noise "
+            "included; a blend has 0).",
             _intervals(methods, MOTION),
         ),
         Section(
