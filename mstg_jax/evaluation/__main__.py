@@ -95,6 +95,7 @@ def evaluate(settings: Settings) -> None:
         threshold=settings.likeness_threshold,
         seed=settings.seed,
     )
+    results["data"] = {name: getattr(shared, name) for name in SHARED}
     records.write(settings.out, results)
     report = write_report(settings.out, results, contenders, validation)
     print(f"\n{(settings.out / 'table.md').read_text()}\n{report}")

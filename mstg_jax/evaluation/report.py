@@ -12,14 +12,25 @@ from PIL import Image
 from mstg_jax.data.pipeline import Example
 from mstg_jax.evaluation.charts import gamma_chart, volume_chart
 from mstg_jax.evaluation.comparison import Contender, Score, typical, worst
-from mstg_jax.evaluation.figures import View, heart_view, sequence_figure, slices_figure
+from mstg_jax.evaluation.figures import (
+    View,
+    heart_view,
+    palette,
+    sequence_figure,
+    slices_figure,
+)
 from mstg_jax.evaluation.records import Section, sections
 from mstg_jax.evaluation.tables import DICE, TESTED
 
 FAILURES = 2
 """Worst patients shown for each method."""
-WIDTH = 1300
-"""Pixels of an embedded picture, at most; the files beside the report keep all of theirs."""
+WIDTHS = (1300, 1000, 800, 600)
+"""Pixels of an embedded picture, at most: the first with which the report keeps below LIMIT. The
+files in pictures/ keep all of theirs."""
+LIMIT = 14_000_000
+"""Bytes of a report that browsers and mail still like."""
+SMALL = 200_000
+"""Bytes up to which a picture is embedded as it is."""
 STYLE = """
 body { font: 15px/1.45 system-ui, sans-serif; color: #1c1c1c; margin: 2rem auto; max-width: 1320px;
        padding: 0 1rem; }
@@ -63,7 +74,12 @@ def write_report(
         _failures(folder, results, contenders, validation),
     ]
     path = out / "report.html"
-    path.write_text(_html(results, sections(results), chapters))
+    html = ""
+    for width in WIDTHS:
+        html = _html(results, sections(results), chapters, width)
+        if len(html) <= LIMIT:
+            break
+    path.write_text(html)
     return path
 
 
@@ -84,8 +100,8 @@ def _typical(
     for name, frames in made.items():
         path = folder / f"slices-{example.id}-{_safe(name)}.png"
         slices_figure(path, truth, frames, gammas, view)
-        pictures.append(Picture(path, f"{name}: slices from base to apex or back, in file order"))
-    note = f"{example.id}, the patient of median PSNR for {first}. All on the model's grid."
+        pictures.append(Picture(path, f"{name}: slices through the left ventricle"))
+    note = f"{example.id}, the patient of median PSNR for {first}; on the model's grid."
     return Chapter("A typical patient", note, pictures)
 
 
@@ -134,12 +150,15 @@ def _safe(name: str) -> str:
     return "".join(c if c.isalnum() or c in "-_." else "-" for c in name)
 
 
-def _html(results: dict[str, Any], tables: Sequence[Section], chapters: Sequence[Chapter]) -> str:
+def _html(
+    results: dict[str, Any], tables: Sequence[Section], chapters: Sequence[Chapter], width: int
+) -> str:
     names = ", ".join(results["methods"])
+    settings = ", ".join(f"{name} {value}" for name, value in results["data"].items())
     parts = [
         "<!doctype html><html lang='en'><head><meta charset='utf-8'>"
         f"<title>{escape(names)}</title><style>{STYLE}</style></head><body>",
-        f"<h1>Comparison of {escape(names)}</h1>",
+        f"<h1>Comparison of {escape(names)}</h1><p class='note'>Data: {escape(settings)}.</p>",
     ]
     for section in tables:
         parts.append(f"<h2>{section.title}</h2><p class='note'>{escape(section.note)}</p>")
@@ -150,7 +169,7 @@ def _html(results: dict[str, Any], tables: Sequence[Section], chapters: Sequence
         parts.append(f"<h2>{chapter.title}</h2><p class='note'>{escape(chapter.note)}</p>")
         for path, caption in chapter.pictures:
             text = escape(caption, quote=True)
-            image = f"<img alt='{text}' src='{data_uri(path)}'>"
+            image = f"<img alt='{text}' src='{data_uri(path, width)}'>"
             parts.append(f"<figure><figcaption>{text}</figcaption>{image}</figure>")
     return "\n".join([*parts, "</body></html>\n"])
 
@@ -159,13 +178,19 @@ def _row(tag: str, cells: Sequence[str]) -> str:
     return f"<tr>{''.join(f'<{tag}>{escape(cell)}</{tag}>' for cell in cells)}</tr>"
 
 
-def data_uri(path: Path) -> str:
-    """A PNG as a data URI, at most WIDTH pixels wide and in 256 colours, a fifth of the bytes."""
-    with Image.open(path) as image:
-        small = image.convert("RGB")
-    if small.width > WIDTH:
-        size = (WIDTH, round(small.height * WIDTH / small.width))
-        small = small.resize(size, Image.Resampling.LANCZOS)
-    buffer = BytesIO()
-    small.quantize(256, dither=Image.Dither.NONE).save(buffer, "PNG", optimize=True)
-    return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
+def data_uri(path: Path, width: int) -> str:
+    """A PNG as a data URI. Above SMALL it becomes at most `width` pixels wide, in the 256 colours
+    of the figures: 128 greys and the scale of the errors."""
+    content = path.read_bytes()
+    if len(content) > SMALL:
+        with Image.open(path) as image:
+            picture = image.convert("RGB")
+        height = round(picture.height * width / picture.width)
+        picture.thumbnail((width, height), Image.Resampling.LANCZOS)
+        colours = Image.new("P", (1, 1))
+        colours.putpalette(palette())
+        picture = picture.quantize(palette=colours, dither=Image.Dither.NONE)
+        buffer = BytesIO()
+        picture.save(buffer, "PNG", optimize=True)
+        content = buffer.getvalue()
+    return "data:image/png;base64," + base64.b64encode(content).decode()
