@@ -3,7 +3,8 @@
 Nothing is resampled: volumes keep the patient's own grid, cut or padded with zeros about the centre
 to 32 x 128 x 128 (d h w), and every frame then has its own range as [0, 1]. UVI-Net averages over
 frames; here a patient counts once, as in the other protocol. The padding flatters PSNR by several
-dB, so every metric is also taken inside the field of view.
+dB, so every metric is also taken inside the field of view. A frame's range hangs on its brightest
+voxel, so that scores also tell how well that one is met.
 """
 
 from dataclasses import dataclass

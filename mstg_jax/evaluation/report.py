@@ -191,6 +191,6 @@ def data_uri(path: Path, width: int) -> str:
         colours.putpalette(palette())
         picture = picture.quantize(palette=colours, dither=Image.Dither.NONE)
         buffer = BytesIO()
-        picture.save(buffer, "PNG", optimize=True)
+        picture.save(buffer, "PNG")
         content = buffer.getvalue()
     return "data:image/png;base64," + base64.b64encode(content).decode()
