@@ -142,10 +142,12 @@ def test_native_scores_the_same_sequences_on_other_grids(run: Path, out: Path):
 
 def test_large_pictures_shrink(tmp_path: Path):
     noise = np.random.default_rng(0).integers(0, 256, (300, 1500), np.uint8)
+    noise[:100] = 255
     Image.fromarray(noise).save(tmp_path / "large.png")
     content = base64.b64decode(data_uri(tmp_path / "large.png", 600).partition(",")[2])
     with Image.open(BytesIO(content)) as image:
         assert image.size == (600, 120)
+        assert image.convert("RGB").getpixel((300, 10)) == (255, 255, 255)
 
 
 def scores(*psnrs: float) -> list[dict[str, Any]]:

@@ -31,6 +31,8 @@ def gamma_chart(path: Path, methods: dict[str, dict[str, Any]]) -> Path:
                 low, high = ([f[end] for f in found] for end in ("low", "high"))
                 axes.fill_between(gammas, low, high, color=colour, alpha=0.15, lw=0)
         axes.set(title=metric.header, xlabel="γ (0 ED, 1 ES)", xlim=(0, 1))
+        if not metric.up:
+            axes.set_yscale("log")  # a method that fails would flatten the others' curves
     panels[0].legend(fontsize=8, frameon=False)
     return _save(figure, path)
 

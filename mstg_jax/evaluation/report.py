@@ -7,6 +7,7 @@ from io import BytesIO
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
 from PIL import Image
 
 from mstg_jax.data.pipeline import Example
@@ -29,6 +30,8 @@ WIDTHS = (1300, 1000, 800, 600)
 files in pictures/ keep all of theirs."""
 LIMIT = 14_000_000
 """Bytes of a report that browsers and mail still like."""
+WHITE = 127
+"""The last grey of figures.palette."""
 SMALL = 200_000
 """Bytes up to which a picture is embedded as it is."""
 STYLE = """
@@ -189,8 +192,11 @@ def data_uri(path: Path, width: int) -> str:
         picture.thumbnail((width, height), Image.Resampling.LANCZOS)
         colours = Image.new("P", (1, 1))
         colours.putpalette(palette())
-        picture = picture.quantize(palette=colours, dither=Image.Dither.NONE)
+        indices = np.array(picture.quantize(palette=colours, dither=Image.Dither.NONE))
+        indices[np.all(np.asarray(picture) == 255, axis=-1)] = WHITE  # pillow's is a light grey
+        small = Image.fromarray(indices, mode="P")
+        small.putpalette(palette())
         buffer = BytesIO()
-        picture.save(buffer, "PNG")
+        small.save(buffer, "PNG")
         content = buffer.getvalue()
     return "data:image/png;base64," + base64.b64encode(content).decode()
