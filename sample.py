@@ -9,9 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from mstg_jax import runs
 from mstg_jax.cli import SampleConfig, parse_sample
-from mstg_jax.config import Config, MethodName, SettingsError
-
-TRIVIAL: tuple[MethodName, ...] = ("copy", "blend")
+from mstg_jax.config import Config, SettingsError
 
 if TYPE_CHECKING:
     from mstg_jax.data.acdc import Patient
@@ -38,8 +36,9 @@ def sample(options: SampleConfig, run: Path, config: Config) -> None:
 
     from mstg_jax.data.pipeline import example_of
     from mstg_jax.evaluation.outputs import draw, score_sequence, write_volumes
-    from mstg_jax.evaluation.protocol import average, table
-    from mstg_jax.methods import generate_sequence, make_method, new_model
+    from mstg_jax.evaluation.protocol import average
+    from mstg_jax.evaluation.tables import score_table
+    from mstg_jax.methods import TRIVIAL, generate_sequence, make_method, new_model
     from mstg_jax.methods.platform import keep_programs
     from mstg_jax.training.checkpoint import load_model
 
@@ -78,7 +77,7 @@ def sample(options: SampleConfig, run: Path, config: Config) -> None:
     if scores[config.method]:
         means = {name: average(values) for name, values in scores.items()}
         (out / "metrics.json").write_text(json.dumps(means, indent=2) + "\n")
-        print(f"\n{table(means)}")
+        print(f"\n{score_table(means)}")
 
 
 def chosen_patients(options: SampleConfig, config: Config) -> "Iterator[Patient]":

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from mstg_jax.evaluation import metrics, protocol
+from mstg_jax.evaluation import metrics, protocol, tables
 
 SHAPE = (6, 12, 14)
 
@@ -80,6 +80,18 @@ def test_overlap_folding_and_ejection_fraction():
     assert [f["lv_volume"] for f in found["per_frame"]] == [1] * 5
 
 
+def test_labels_at_the_border_survive_motion_outward():
+    """A ventricle in the first and the last slice, moved out by a tenth of a voxel."""
+    labels = np.zeros((3, 4, 5), np.uint8)
+    labels[[0, 2], 1:3, 1:4] = 3
+    flow = np.zeros((2, 3, 4, 5, 3), np.float32)
+    flow[0, 0, ..., 0], flow[0, 2, ..., 0] = -0.1, 0.1
+    flow[1, ..., 0] = 5
+    near, far = protocol.warp_labels(labels, flow)
+    np.testing.assert_array_equal(near, labels)
+    np.testing.assert_array_equal(far, np.repeat(labels[2:], 3, 0))
+
+
 def test_without_frames_between_the_last_is_scored():
     truth = example(frames=2)
     frames, *_ = copy_ed(truth)
@@ -133,7 +145,7 @@ def test_table():
     truth = example()
     full = protocol.average([protocol.score(truth, *copy_ed(truth))])
     bare = protocol.average([protocol.score(truth, truth.frames)])
-    lines = protocol.table({"copy": full, "perfect": bare}).splitlines()
+    lines = tables.score_table({"copy": full, "perfect": bare}).splitlines()
     assert lines[0].startswith("Protocol: resampled.")
     rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines[2:]]
     assert {len(row) for row in rows} == {7}

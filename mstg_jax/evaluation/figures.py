@@ -192,7 +192,7 @@ def animation(
         middle = _side_by_side([_indices(f[i], window[heat], size, heat) for _, f, heat in panels])
         foot = _caption(f"ED (0) → ES (1): γ = {gamma:.2f}", head.shape[1])
         pictures.append(Image.fromarray(np.vstack([head, middle, foot]), mode="P"))
-        pictures[-1].putpalette(_palette())
+        pictures[-1].putpalette(palette())
     beat = pictures + pictures[-2:0:-1]
     # Browsers slow frames under 20 ms down; the format counts in 10 ms.
     duration = max(20, round(BEAT / len(beat), -1))
@@ -292,7 +292,7 @@ def _caption(text: str, width: int) -> UInt8[np.ndarray, "h w"]:
     return np.asarray(image) // 2
 
 
-def _palette() -> list[int]:
+def palette() -> list[int]:
     """128 greys, then 128 colours of the error scale."""
     colours = np.concatenate([colormaps[name](np.linspace(0, 1, 128))[:, :3] for name in COLOURS])
     return np.round(255 * colours).astype(np.uint8).ravel().tolist()

@@ -1,6 +1,7 @@
-"""Image quality, overlap, folding and volume of generated frames, on the host.
+"""Image quality, overlap, folding, volume and smoothness of generated frames, on the host.
 
-Intensities are ED-normalised: 1 is the range of the ED frame. `mask` is the field of view.
+Intensities have a range of 1; whose range that is, the protocol says. `mask` is the field of view.
+LPIPS is left out: its weights are not to be had offline without PyTorch.
 """
 
 import numpy as np
@@ -101,6 +102,19 @@ def ejection_fraction(
     """(V_ED - V_ES) / V_ED of one label, by default the left ventricle; nan where ED has none."""
     ed, es = voxel_volumes(np.stack([ed_labels, es_labels]), label)
     return float((ed - es) / ed) if ed else float("nan")
+
+
+def roughness(
+    frames: Float[np.ndarray, "t d h w"], mask: Bool[np.ndarray, "d h w"] | None = None
+) -> float:
+    """Mean squared second difference over time, inside the mask: what flickers is large.
+
+    0 for frames that change linearly; nan below three frames.
+    """
+    if len(frames) < 3:
+        return float("nan")
+    bends = (frames[i] - 2 * frames[i + 1] + frames[i + 2] for i in range(len(frames) - 2))
+    return float(np.mean([_mean_square(bend, mask) for bend in bends]))
 
 
 def bounding_box(mask: Bool[np.ndarray, "*shape"]) -> tuple[slice, ...]:

@@ -11,7 +11,7 @@ from mstg_jax.data.acdc import Patient
 from mstg_jax.data.export import write_flow, write_sequence
 from mstg_jax.data.pipeline import Example
 from mstg_jax.evaluation.figures import animation, heart_view, sequence_figure, slices_figure
-from mstg_jax.evaluation.protocol import score, warp_labels
+from mstg_jax.evaluation.protocol import RESAMPLED, Truth, score, warp_labels
 from mstg_jax.methods.base import Sequence
 
 
@@ -66,9 +66,9 @@ def draw(
     animation(folder / "animation.gif", cut, gammas, aspect=view.aspect, error=truth is not None)
 
 
-def score_sequence(example: Example, made: Sequence) -> dict[str, Any]:
-    """Scores of a sequence at the truth's own frames; see protocol.score."""
+def score_sequence(truth: Truth, made: Sequence, protocol: str = RESAMPLED) -> dict[str, Any]:
+    """Scores of a sequence at the truth's own frames, on its grid; see protocol.score."""
     warped = None
-    if example.labels and made.flow is not None:
-        warped = warp_labels(example.labels[0], made.flow)
-    return score(example, made.frames, made.flow, warped)
+    if truth.labels and made.flow is not None:
+        warped = warp_labels(truth.labels[0], made.flow)
+    return score(truth, made.frames, made.flow, warped, protocol)

@@ -1,7 +1,7 @@
-"""The `resampled` protocol: what a generated sequence is scored on, and how scores are tabled.
+"""What a generated sequence is scored on, and the `resampled` protocol.
 
-The frames of a patient lie on the model's grid (by default 1.5 x 1.5 x 3.15 mm, as in DDM), all
-normalised with ED's own range. Every metric is also taken inside the field of view, because
+There the frames of a patient lie on the model's grid (by default 1.5 x 1.5 x 3.15 mm, as in DDM),
+all normalised with ED's own range. Every metric is also taken inside the field of view, because
 zero padding flatters PSNR by several dB.
 """
 
@@ -15,9 +15,8 @@ from scipy import ndimage
 
 from mstg_jax.evaluation import metrics
 
-PROTOCOL = "resampled"
+RESAMPLED = "resampled"
 STRUCTURES = {"rv": 1, "myo": 2, "lv": 3}
-MISSING = "–"
 
 
 @runtime_checkable
@@ -41,14 +40,18 @@ def score(
     frames: Float32[np.ndarray, "t d h w"],
     flow: Float32[np.ndarray, "t d h w 3"] | None = None,
     warped_labels: UInt8[np.ndarray, "t d h w"] | None = None,
+    protocol: str = RESAMPLED,
 ) -> dict[str, Any]:
     """Scores of one patient, ready for JSON (None for what is undefined).
 
     `between` averages the frames strictly between ED and ES, or, where there are none, takes the
     last frame; `scored` says which (`between` or `last`). `flow` (voxels, warp x + flow(x)) adds
-    `folding`, the mean over the frames after ED inside the field of view. `warped_labels`, with
-    the truth's labels of ED and ES, add `dice` at ES, `ejection_fraction` of the left ventricle
-    and its volume curve (`lv_volume` of each frame, as a share of the true one at ED).
+    `folding`, the mean over the frames after ED inside the field of view. `roughness` is that of
+    the generated frames, the truth's, and their ratio: below 1 is smoother than a real heart, 0 a
+    blend. `warped_labels`, with the truth's labels of ED and ES, add `dice` at ES,
+    `ejection_fraction` of the left ventricle and its volume curve: `lv_volume` of each frame,
+    `lv_volume_truth` where it is labelled, both as a share of the true one at ED, and
+    `lv_volume_error`, the mean absolute difference over the labelled frames after ED.
 
     Raises ValueError unless there is exactly one frame at each of example.gammas.
     """
@@ -60,9 +63,10 @@ def score(
     between = per_frame[1:-1]
     result: dict[str, Any] = {
         "id": example.id,
-        "protocol": PROTOCOL,
+        "protocol": protocol,
         "scored": "between" if between else "last",
         "between": _mean([_without(frame, "gamma") for frame in between or per_frame[-1:]]),
+        "roughness": _roughness(frames, example),
         "per_frame": per_frame,
     }
     if flow is not None:
@@ -70,31 +74,23 @@ def score(
         for frame, share in zip(per_frame, shares, strict=True):
             frame["folding"] = share
         result["folding"] = float(np.mean(shares[1:]))
-    last = len(frames) - 1
-    if warped_labels is not None and {0, last} <= example.labels.keys():
-        ed, es = example.labels[0], example.labels[last]
-        overlap = {k: metrics.dice(warped_labels[-1], es, v) for k, v in STRUCTURES.items()}
-        result["dice"] = {**overlap, "mean": _mean(list(overlap.values()))}
-        fractions = {
-            "truth": metrics.ejection_fraction(ed, es),
-            "generated": metrics.ejection_fraction(ed, warped_labels[-1]),
-        }
-        error = abs(fractions["generated"] - fractions["truth"])
-        result["ejection_fraction"] = {**fractions, "error": error}
-        full = int(metrics.voxel_volumes(ed[None])[0])
-        for frame, volume in zip(per_frame, metrics.voxel_volumes(warped_labels), strict=True):
-            frame["lv_volume"] = float(volume) / full if full else math.nan
+    if warped_labels is not None and {0, len(frames) - 1} <= example.labels.keys():
+        result |= _anatomy(example, warped_labels, per_frame)
     return _finite(result)
 
 
 def warp_labels(
     labels: UInt8[np.ndarray, "d h w"], flow: Float32[np.ndarray, "t d h w 3"]
 ) -> UInt8[np.ndarray, "t d h w"]:
-    """ED's labels at x + flow(x), nearest neighbour, background beyond the border."""
+    """ED's labels at x + flow(x), nearest neighbour; beyond the border they repeat its voxels.
+
+    Background there would eat the border slices of a ventricle that reaches them: the smallest
+    motion outward would count as lost volume.
+    """
     grid = np.stack(np.meshgrid(*map(np.arange, labels.shape), indexing="ij"))
     return np.stack(
         [
-            ndimage.map_coordinates(labels, grid + np.moveaxis(f, -1, 0), order=0, mode="constant")
+            ndimage.map_coordinates(labels, grid + np.moveaxis(f, -1, 0), order=0, mode="nearest")
             for f in flow
         ]
     )
@@ -117,36 +113,6 @@ def average(scores: Sequence[dict[str, Any]]) -> dict[str, Any]:
     }
 
 
-def table(rows: dict[str, dict[str, Any]]) -> str:
-    """Markdown table of averaged scores, one row for each method, the protocol named above it."""
-    columns = (
-        ("PSNR (dB) ↑", ("between", "psnr_fov"), "{:.2f}"),
-        ("SSIM ↑", ("between", "ssim_fov"), "{:.3f}"),
-        ("NMSE ↓", ("between", "nmse_fov"), "{:.4f}"),
-        ("Dice at ES ↑", ("dice", "mean"), "{:.3f}"),
-        ("Folding ↓", ("folding",), "{:.3%}"),
-    )
-    lines = [
-        ["Method", "Patients", *(title for title, _, _ in columns)],
-        ["---"] + ["---:"] * (1 + len(columns)),
-    ]
-    for name, row in rows.items():
-        found = [(_lookup(row, path), form) for _, path, form in columns]
-        cells = [MISSING if value is None else form.format(value) for value, form in found]
-        lines.append([name, str(row["patients"]), *cells])
-    return _caption(rows) + "\n\n" + "\n".join("| " + " | ".join(line) + " |" for line in lines)
-
-
-def _caption(rows: dict[str, dict[str, Any]]) -> str:
-    protocols = ", ".join(sorted({row["protocol"] for row in rows.values()}))
-    last = max((row["last_frame_only"] for row in rows.values()), default=0)
-    exception = f" (the last frame for {last} patients without any)" if last else ""
-    return (
-        f"Protocol: {protocols}. PSNR, SSIM and NMSE inside the field of view, mean of the frames "
-        f"strictly between ED and ES{exception}; Dice is the mean of RV, myocardium and LV."
-    )
-
-
 def _quality(
     generated: Float32[np.ndarray, "d h w"],
     truth: Float32[np.ndarray, "d h w"],
@@ -157,6 +123,39 @@ def _quality(
         f"{metric.__name__}{suffix}": metric(generated, truth, mask)
         for suffix, mask in parts.items()
         for metric in (metrics.psnr, metrics.ssim, metrics.nmse)
+    }
+
+
+def _roughness(frames: Float32[np.ndarray, "t d h w"], example: Truth) -> dict[str, float]:
+    made, truth = (metrics.roughness(x, example.fov) for x in (frames, example.frames))
+    return {"generated": made, "truth": truth, "ratio": made / truth if truth > 0 else math.nan}
+
+
+def _anatomy(
+    example: Truth, warped: UInt8[np.ndarray, "t d h w"], per_frame: list[dict[str, Any]]
+) -> dict[str, Any]:
+    """Overlap, ejection fraction and volumes; the volumes also go to their frames."""
+    ed, es = example.labels[0], example.labels[len(warped) - 1]
+    overlap = {k: metrics.dice(warped[-1], es, v) for k, v in STRUCTURES.items()}
+    fractions = {
+        "truth": metrics.ejection_fraction(ed, es),
+        "generated": metrics.ejection_fraction(ed, warped[-1]),
+    }
+    full = int(metrics.voxel_volumes(ed[None])[0])
+    errors = []
+    for i, volume in enumerate(metrics.voxel_volumes(warped)):
+        per_frame[i]["lv_volume"] = float(volume) / full if full else math.nan
+        if full and i in example.labels:
+            true = int(metrics.voxel_volumes(example.labels[i][None])[0]) / full
+            per_frame[i]["lv_volume_truth"] = true
+            errors.append(abs(per_frame[i]["lv_volume"] - true))
+    return {
+        "dice": {**overlap, "mean": _mean(list(overlap.values()))},
+        "ejection_fraction": {
+            **fractions,
+            "error": abs(fractions["generated"] - fractions["truth"]),
+        },
+        "lv_volume_error": float(np.mean(errors[1:])) if errors else math.nan,
     }
 
 
@@ -191,9 +190,3 @@ def _finite(value: Any) -> Any:
 
 def _without(item: dict[str, Any], *keys: str) -> dict[str, Any]:
     return {key: value for key, value in item.items() if key not in keys}
-
-
-def _lookup(row: Any, path: tuple[str, ...]) -> float | None:
-    for key in path:
-        row = row.get(key) if isinstance(row, dict) else None
-    return row

@@ -5,13 +5,13 @@ from mstg_jax.methods.base import Method, Sequence, generate_sequence, new_model
 from mstg_jax.methods.between import Between
 from mstg_jax.methods.cgan import CGAN
 from mstg_jax.methods.direct import Direct
-from mstg_jax.methods.interpolation import Interpolation
+from mstg_jax.methods.interpolation import TRIVIAL, Interpolation
 from mstg_jax.methods.mstg import Deform, ddm
 from mstg_jax.methods.r2net import LipschitzRegistration
 from mstg_jax.methods.ukan import ukan
 from mstg_jax.methods.voxelmorph import VoxelMorph
 
-__all__ = ["Method", "Sequence", "generate_sequence", "make_method", "new_model"]
+__all__ = ["TRIVIAL", "Method", "Sequence", "generate_sequence", "make_method", "new_model"]
 
 
 def make_method(config: Config) -> Method:

@@ -8,8 +8,11 @@ from flax import nnx
 from jax import numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
+from mstg_jax.config import MethodName
 from mstg_jax.methods.base import Batch, Generated
 from mstg_jax.shapes import Image
+
+TRIVIAL: tuple[MethodName, ...] = ("copy", "blend")
 
 
 @dataclass(frozen=True)

@@ -56,7 +56,7 @@ class Checkpoints:
         """
         if self.latest is None:
             raise FileNotFoundError(
-                f"no checkpoint in {self.folder}: the run ended before its first"
+                f"no checkpoint in {self.folder}: the run ended before its first; train it anew"
             )
         template = jax.tree.map(ocp.utils.to_shape_dtype_struct, _plain(like))
         items: dict[str, Any] = {"state": ocp.args.StandardRestore(template)}

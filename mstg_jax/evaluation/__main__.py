@@ -1,0 +1,157 @@
+"""`python -m mstg_jax.evaluation --runs RUN [RUN ...] --out DIR`: runs beside `copy` and `blend`.
+
+Writes results.csv, results.json, table.md, report.html and pictures/.
+"""
+
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+import tyro
+
+from mstg_jax import runs
+from mstg_jax.cli import SampleData
+from mstg_jax.config import Config, SettingsError
+
+if TYPE_CHECKING:
+    from mstg_jax.evaluation.comparison import Contender
+
+# What decides on the patients and on the grid that they are scored on.
+SHARED = ("root", "skip_bad", "spacing", "size", "crop", "validation")
+PHANTOM = ("phantom_patients", "phantom_size", "phantom_seed")
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Score runs on their held-out patients, beside `copy` and `blend`."""
+
+    runs: tuple[str, ...]
+    """Folders of the runs; the newest checkpoint of each."""
+    out: Path
+    """Folder for the results."""
+    data: SampleData = field(default_factory=SampleData)
+    protocol: Literal["resampled", "native"] = "resampled"
+    """resampled: the runs' own grid, ED's range as 1 (DDM, MSTG). native: the patient's own grid in
+    128 x 128 x 32, every frame's range as 1 (UVI-Net)."""
+    likeness_threshold: float = 0.95
+    """Correlation with a training frame from which a generated frame counts as a repetition."""
+    seed: int = 0
+
+
+def main(argv: Sequence[str]) -> int:
+    settings = tyro.cli(Settings, args=argv, prog="python -m mstg_jax.evaluation")
+    from mstg_jax.data.acdc import DataError
+
+    try:
+        check(settings)
+        evaluate(settings)
+    except (DataError, FileNotFoundError, SettingsError) as error:
+        print(f"evaluation: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+def check(settings: Settings) -> None:
+    """Raises SettingsError on flags that cannot work; makes the folder of the results."""
+    if not settings.runs:
+        raise SettingsError("--runs names no run; it needs the folder of at least one")
+    if not 0 < settings.likeness_threshold <= 1:
+        raise SettingsError(
+            f"--likeness-threshold is {settings.likeness_threshold}, a correlation; it must lie in "
+            "(0, 1]"
+        )
+    probe = settings.out / ".writable"
+    try:
+        settings.out.mkdir(parents=True, exist_ok=True)
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        raise SettingsError(
+            f"--out {settings.out} cannot be written ({error.strerror}); it needs a folder, new or "
+            "old, that this user may write to"
+        ) from error
+
+
+def evaluate(settings: Settings) -> None:
+    configs = read_configs(settings)
+    from mstg_jax.data.pipeline import load_examples
+    from mstg_jax.evaluation import records
+    from mstg_jax.evaluation.comparison import compare
+    from mstg_jax.evaluation.report import write_report
+    from mstg_jax.methods.platform import keep_programs
+
+    shared = next(iter(configs.values())).data
+    keep_programs(shared.cache)
+    contenders = load(configs)
+    training, validation = load_examples(shared)
+    print(f"{len(contenders)} methods, {len(validation)} patients, protocol {settings.protocol}")
+    results = compare(
+        contenders,
+        training,
+        validation,
+        protocol=settings.protocol,
+        threshold=settings.likeness_threshold,
+        seed=settings.seed,
+    )
+    results["data"] = {name: getattr(shared, name) for name in SHARED}
+    records.write(settings.out, results)
+    report = write_report(settings.out, results, contenders, validation)
+    print(f"\n{(settings.out / 'table.md').read_text()}\n{report}")
+
+
+def read_configs(settings: Settings) -> dict[Path, Config]:
+    """The settings of every run, with --data.root in them.
+
+    Raises FileNotFoundError for a folder that is no run, SettingsError if the runs' settings of the
+    data differ.
+    """
+    configs: dict[Path, Config] = {}
+    for name in settings.runs:
+        run = runs.find(name)
+        if run.resolve() in {other.resolve() for other in configs}:
+            raise SettingsError(f"--runs names {run} twice; each run is one row")
+        config = runs.read_config(run)
+        if settings.data.root is not None:
+            config = replace(config, data=replace(config.data, root=settings.data.root))
+        configs[run] = config
+    (first, expected), *others = configs.items()
+    for run, config in others:
+        names = SHARED if expected.data.root is not None else SHARED + PHANTOM
+        for name in names:
+            found, wanted = (getattr(c.data, name) for c in (config, expected))
+            if found != wanted:
+                raise SettingsError(
+                    f"{run} has data.{name} {found} but {first} has {wanted}; methods are compared "
+                    "on the same patients and grid"
+                    + (": name one folder with --data.root" if name == "root" else "")
+                )
+    return configs
+
+
+def load(configs: dict[Path, Config]) -> "list[Contender]":
+    """The runs, named after their folders, then `copy` and `blend`."""
+    from mstg_jax.evaluation.comparison import Contender
+    from mstg_jax.methods import TRIVIAL, make_method, new_model
+    from mstg_jax.training.checkpoint import load_model
+    from mstg_jax.training.state import parameter_count
+
+    taken = [run.resolve().name for run in configs] + list(TRIVIAL)
+    contenders = []
+    for run, config in configs.items():
+        method = make_method(config)
+        model, step = load_model(run, config, method)
+        name = run.resolve().name
+        name = name if taken.count(name) == 1 else str(run)
+        count = parameter_count(model[1])
+        contenders.append(Contender(name, method, model, count, str(run), step))
+    any_config = next(iter(configs.values()))
+    for name in TRIVIAL:
+        method = make_method(replace(any_config, method=name))
+        contenders.append(Contender(name, method, new_model(method, seed=0)))
+    return contenders
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

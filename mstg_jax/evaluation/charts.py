@@ -1,0 +1,78 @@
+"""Curves of a comparison: metrics over gamma, and the left ventricle's volume over time."""
+
+from pathlib import Path
+from typing import Any
+
+from matplotlib import colormaps
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.ticker import PercentFormatter
+
+from mstg_jax.evaluation.tables import TESTED
+
+DPI = 150
+COLOURS = [colormaps["tab10"](i) for i in range(10)]
+LINES = ("-", "--", ":", "-.")
+"""They take turns, because curves of methods that are alike hide one another."""
+
+
+def gamma_chart(path: Path, methods: dict[str, dict[str, Any]]) -> Path:
+    """The tested metrics in bins of gamma, with their intervals; methods as in results.json."""
+    figure, panels = _panels(len(TESTED), width=3.6)
+    for axes, metric in zip(panels, TESTED, strict=True):
+        for i, (name, method) in enumerate(methods.items()):
+            known = [b for b in method["over_gamma"] if b[metric.key]["mean"] is not None]
+            gammas = [b["gamma"] for b in known]
+            found = [b[metric.key] for b in known]
+            colour = COLOURS[i % len(COLOURS)]
+            style = {"ls": LINES[i % len(LINES)], "marker": "o", "ms": 3, "label": name}
+            axes.plot(gammas, [f["mean"] for f in found], color=colour, **style)
+            if all(f["low"] is not None for f in found):
+                low, high = ([f[end] for f in found] for end in ("low", "high"))
+                axes.fill_between(gammas, low, high, color=colour, alpha=0.15, lw=0)
+        axes.set(title=metric.header, xlabel="γ (0 ED, 1 ES)", xlim=(0, 1))
+        if not metric.up:
+            axes.set_yscale("log")  # a method that fails would flatten the others' curves
+    panels[0].legend(fontsize=8, frameon=False)
+    return _save(figure, path)
+
+
+def volume_chart(path: Path, methods: dict[str, dict[str, Any]]) -> Path | None:
+    """The left ventricle's volume over gamma, a panel for each method that warps labels; None if
+    no method does. A patient has one colour: a line where it is generated, circles where the truth
+    is labelled; at most ten colours take turns."""
+    curves = {
+        name: own
+        for name, method in methods.items()
+        if (own := [s["per_frame"] for s in method["patients"] if "dice" in s])
+    }
+    if not curves:
+        return None
+    figure, panels = _panels(len(curves), width=3.0, sharey=True)
+    for axes, (name, patients) in zip(panels, curves.items(), strict=True):
+        for i, frames in enumerate(patients):
+            colour = COLOURS[i % len(COLOURS)]
+            styles = {"lv_volume": {"lw": 1}, "lv_volume_truth": {"ls": "", "marker": "o", "ms": 5}}
+            for key, style in styles.items():
+                known = [f for f in frames if f.get(key) is not None]
+                points = [f["gamma"] for f in known], [f[key] for f in known]
+                axes.plot(*points, color=colour, markerfacecolor="none", **style)
+        axes.set(title=name, xlabel="γ (0 ED, 1 ES)")
+        axes.yaxis.set_major_formatter(PercentFormatter(1))
+    panels[0].set(ylabel="LV volume, share of ED's", ylim=(0, None))
+    return _save(figure, path)
+
+
+def _panels(count: int, width: float, sharey: bool = False) -> tuple[Figure, list[Any]]:
+    figure = Figure(figsize=(width * count + 0.4, 3.2), dpi=DPI, layout="constrained")
+    FigureCanvasAgg(figure)
+    panels = list(figure.subplots(1, count, squeeze=False, sharey=sharey)[0])
+    for axes in panels:
+        axes.grid(alpha=0.25)
+        axes.spines[["top", "right"]].set_visible(False)
+    return figure, panels
+
+
+def _save(figure: Figure, path: Path) -> Path:
+    figure.savefig(path, format="png", metadata={"Software": None})
+    return path

@@ -1,0 +1,70 @@
+"""Does a model make new frames, or repeat those it was trained on? The nearest training frame."""
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+from jaxtyping import Bool, Float32
+
+from mstg_jax.evaluation.protocol import Truth
+
+
+class Match(NamedTuple):
+    """The training frame most like a frame: position `frame` of `patient`, 0 at ED."""
+
+    correlation: float
+    patient: str
+    frame: int
+
+
+Matches = dict[str, list[Match]]
+
+
+def nearest(
+    frames: Float32[np.ndarray, "t d h w"],
+    fov: Bool[np.ndarray, "d h w"],
+    training: Sequence[Truth],
+) -> list[Match]:
+    """For each frame the training frame of highest Pearson correlation over the voxels of `fov`.
+
+    All frames of all training patients are candidates, on the same grid as `frames`; outside their
+    own field of view they are zero, as training sees them. A constant frame correlates with none
+    (0). Raises ValueError without training patients.
+    """
+    if not training:
+        raise ValueError("nearest: no training patients; it needs at least one to compare with")
+    wanted = _standardised(frames[:, fov])
+    found = [Match(-np.inf, "", -1)] * len(frames)
+    for example in training:
+        correlations = wanted @ _standardised(example.frames[:, fov]).T
+        for i, row in enumerate(correlations):
+            if row.max() > found[i].correlation:
+                found[i] = Match(float(row.max()), example.id, int(row.argmax()))
+    return found
+
+
+def summarise(matches: Matches, threshold: float) -> dict[str, Any]:
+    """Over all frames of all patients (patient -> matches): `mean` and `max` correlation, the
+    `share` at or above the threshold, the number of `frames`, and the `closest` pair.
+
+    The numbers are None where there are no frames.
+    """
+    every = [(match, patient) for patient, own in matches.items() for match in own]
+    if not every:
+        return {"mean": None, "max": None, "share": None, "frames": 0, "closest": None}
+    values = np.array([match.correlation for match, _ in every])
+    best, patient = every[int(values.argmax())]
+    return {
+        "mean": float(values.mean()),
+        "max": float(values.max()),
+        "share": float(np.mean(values >= threshold)),
+        "frames": len(values),
+        "closest": f"{patient} to {best.patient}, frame {best.frame}",
+    }
+
+
+def _standardised(rows: Float32[np.ndarray, "n v"]) -> Float32[np.ndarray, "n v"]:
+    """Rows of mean 0 and norm 1; constant rows become 0."""
+    centred = rows - rows.mean(axis=1, keepdims=True, dtype=np.float64).astype(np.float32)
+    norm = np.linalg.norm(centred, axis=1, keepdims=True)
+    return np.divide(centred, norm, out=np.zeros_like(centred), where=norm > 1e-6)

@@ -1,0 +1,202 @@
+"""report.html of a comparison: tables and pictures in one file that opens from disk."""
+
+import base64
+from collections.abc import Sequence
+from html import escape
+from io import BytesIO
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from PIL import Image
+
+from mstg_jax.data.pipeline import Example
+from mstg_jax.evaluation.charts import gamma_chart, volume_chart
+from mstg_jax.evaluation.comparison import Contender, Score, typical, worst
+from mstg_jax.evaluation.figures import (
+    View,
+    heart_view,
+    palette,
+    sequence_figure,
+    slices_figure,
+)
+from mstg_jax.evaluation.records import Section, sections
+from mstg_jax.evaluation.tables import DICE, TESTED
+
+FAILURES = 2
+"""Worst patients shown for each method."""
+WIDTHS = (1300, 1000, 800, 600)
+"""Pixels of an embedded picture, at most: the first with which the report keeps below LIMIT. The
+files in pictures/ keep all of theirs."""
+LIMIT = 14_000_000
+"""Bytes of a report that browsers and mail still like."""
+WHITE = 127
+"""The last grey of figures.palette."""
+SMALL = 200_000
+"""Bytes up to which a picture is embedded as it is."""
+STYLE = """
+body { font: 15px/1.45 system-ui, sans-serif; color: #1c1c1c; margin: 2rem auto; max-width: 1320px;
+       padding: 0 1rem; }
+table { border-collapse: collapse; font-variant-numeric: tabular-nums; font-size: 14px; }
+th, td { padding: .25rem .7rem; text-align: right; border-bottom: 1px solid #ddd; }
+th:first-child, td:first-child { text-align: left; }
+.wide { overflow-x: auto; }
+figure { margin: 1rem 0 2rem; }
+figcaption, .note { color: #555; max-width: 60rem; }
+img { max-width: 100%; height: auto; }
+"""
+
+
+class Picture(NamedTuple):
+    path: Path
+    caption: str
+
+
+class Chapter(NamedTuple):
+    title: str
+    note: str
+    pictures: list[Picture]
+
+
+def write_report(
+    out: Path,
+    results: dict[str, Any],
+    contenders: Sequence[Contender],
+    validation: Sequence[Example],
+) -> Path:
+    """Draws below out/pictures and writes out/report.html; results are comparison.compare's.
+
+    The shown sequences are generated again, which is the same bytes and needs less memory than
+    keeping all.
+    """
+    folder = out / "pictures"
+    folder.mkdir(exist_ok=True)
+    chapters = [
+        _typical(folder, results, contenders, validation),
+        _curves(folder, results),
+        _failures(folder, results, contenders, validation),
+    ]
+    path = out / "report.html"
+    html = ""
+    for width in WIDTHS:
+        html = _html(results, sections(results), chapters, width)
+        if len(html) <= LIMIT:
+            break
+    path.write_text(html)
+    return path
+
+
+def _typical(
+    folder: Path,
+    results: dict[str, Any],
+    contenders: Sequence[Contender],
+    validation: Sequence[Example],
+) -> Chapter:
+    """The median patient of the first method: every method's frames, then slice by slice."""
+    first = contenders[0].name
+    example = _named(validation, typical(results["methods"][first]["patients"])["id"])
+    view = _view(example)
+    made = {c.name: c.generate(example, results["seed"]).frames for c in contenders}
+    truth, gammas = example.frames, example.gammas
+    strip = sequence_figure(folder / f"frames-{example.id}.png", truth, made, gammas, view)
+    pictures = [Picture(strip, "Frames from ED to ES, and their absolute errors")]
+    for name, frames in made.items():
+        path = folder / f"slices-{example.id}-{_safe(name)}.png"
+        slices_figure(path, truth, frames, gammas, view)
+        pictures.append(Picture(path, f"{name}: slices through the left ventricle"))
+    note = f"{example.id}, the patient of median PSNR for {first}; on the model's grid."
+    return Chapter("A typical patient", note, pictures)
+
+
+def _curves(folder: Path, results: dict[str, Any]) -> Chapter:
+    methods = results["methods"]
+    over = gamma_chart(folder / "gamma.png", methods)
+    pictures = [Picture(over, "Inside the field of view; 95 % bootstrap intervals over patients")]
+    if volumes := volume_chart(folder / "volumes.png", methods):
+        text = "Left ventricle: lines from warped labels, circles from the truth's labels"
+        pictures.append(Picture(volumes, text))
+    return Chapter("Over time", "", pictures)
+
+
+def _failures(
+    folder: Path,
+    results: dict[str, Any],
+    contenders: Sequence[Contender],
+    validation: Sequence[Example],
+) -> Chapter:
+    pictures = []
+    for contender in contenders:
+        for score in worst(results["methods"][contender.name]["patients"], FAILURES):
+            example = _named(validation, score["id"])
+            made = {contender.name: contender.generate(example, results["seed"]).frames}
+            path = folder / f"worst-{_safe(contender.name)}-{example.id}.png"
+            sequence_figure(path, example.frames, made, example.gammas, _view(example))
+            pictures.append(Picture(path, f"{contender.name}, {example.id}: {_line(score)}"))
+    note = f"The {FAILURES} patients of lowest PSNR inside the field of view, for each method."
+    return Chapter("Failures", note, pictures)
+
+
+def _line(score: Score) -> str:
+    shown = [(m, m.of(score)) for m in (*TESTED, DICE)]
+    return ", ".join(f"{m.title} {m.cell(value)}" for m, value in shown if value is not None)
+
+
+def _named(validation: Sequence[Example], name: str) -> Example:
+    return next(example for example in validation if example.id == name)
+
+
+def _view(example: Example) -> View:
+    return heart_view(example.fov, example.labels.get(0), example.geometry.spacing)
+
+
+def _safe(name: str) -> str:
+    return "".join(c if c.isalnum() or c in "-_." else "-" for c in name)
+
+
+def _html(
+    results: dict[str, Any], tables: Sequence[Section], chapters: Sequence[Chapter], width: int
+) -> str:
+    names = ", ".join(results["methods"])
+    settings = ", ".join(f"{name} {value}" for name, value in results["data"].items())
+    parts = [
+        "<!doctype html><html lang='en'><head><meta charset='utf-8'>"
+        f"<title>{escape(names)}</title><style>{STYLE}</style></head><body>",
+        f"<h1>Comparison of {escape(names)}</h1><p class='note'>Data: {escape(settings)}.</p>",
+    ]
+    for section in tables:
+        parts.append(f"<h2>{section.title}</h2><p class='note'>{escape(section.note)}</p>")
+        header, *rows = section.table
+        cells = [_row("th", header), *(_row("td", row) for row in rows)]
+        parts.append(f"<div class='wide'><table>{''.join(cells)}</table></div>")
+    for chapter in chapters:
+        parts.append(f"<h2>{chapter.title}</h2><p class='note'>{escape(chapter.note)}</p>")
+        for path, caption in chapter.pictures:
+            text = escape(caption, quote=True)
+            image = f"<img alt='{text}' src='{data_uri(path, width)}'>"
+            parts.append(f"<figure><figcaption>{text}</figcaption>{image}</figure>")
+    return "\n".join([*parts, "</body></html>\n"])
+
+
+def _row(tag: str, cells: Sequence[str]) -> str:
+    return f"<tr>{''.join(f'<{tag}>{escape(cell)}</{tag}>' for cell in cells)}</tr>"
+
+
+def data_uri(path: Path, width: int) -> str:
+    """A PNG as a data URI. Above SMALL it becomes at most `width` pixels wide, in the 256 colours
+    of the figures: 128 greys and the scale of the errors."""
+    content = path.read_bytes()
+    if len(content) > SMALL:
+        with Image.open(path) as image:
+            picture = image.convert("RGB")
+        height = round(picture.height * width / picture.width)
+        picture.thumbnail((width, height), Image.Resampling.LANCZOS)
+        colours = Image.new("P", (1, 1))
+        colours.putpalette(palette())
+        indices = np.array(picture.quantize(palette=colours, dither=Image.Dither.NONE))
+        indices[np.all(np.asarray(picture) == 255, axis=-1)] = WHITE  # pillow's is a light grey
+        small = Image.fromarray(indices, mode="P")
+        small.putpalette(palette())
+        buffer = BytesIO()
+        small.save(buffer, "PNG")
+        content = buffer.getvalue()
+    return "data:image/png;base64," + base64.b64encode(content).decode()

@@ -1,0 +1,213 @@
+"""`python -m mstg_jax.evaluation` on the phantom: an untrained tiny run beside copy and blend."""
+
+import base64
+import csv
+import json
+import re
+from dataclasses import replace
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from mstg_jax import runs
+from mstg_jax.config import PRESETS, Config
+from mstg_jax.data.pipeline import load_examples
+from mstg_jax.evaluation.__main__ import Settings, load, main, read_configs
+from mstg_jax.evaluation.comparison import compare, over_gamma, summary, typical, worst
+from mstg_jax.evaluation.report import data_uri
+from mstg_jax.methods import make_method
+from mstg_jax.training.checkpoint import Checkpoints
+from mstg_jax.training.state import init_state, make_optimiser
+
+ROWS = ["tiny", "copy", "blend"]
+
+
+def write_run(folder: Path, cache: Path, *, saved: bool = True, **data: Any) -> Path:
+    config: Config = PRESETS["ddm-tiny"][1]
+    config = replace(config, run=str(folder), data=replace(config.data, cache=str(cache), **data))
+    runs.create(config)
+    if saved:
+        optimiser = make_optimiser(config.optim, config.train.steps)
+        checkpoints = Checkpoints(folder)
+        checkpoints.save(init_state(make_method(config), optimiser, 0)[1], config)
+        checkpoints.close()
+    return folder
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory) -> Path:
+    return tmp_path_factory.mktemp("comparison")
+
+
+@pytest.fixture(scope="module")
+def run(cache: Path) -> Path:
+    return write_run(cache / "tiny", cache)
+
+
+@pytest.fixture(scope="module")
+def out(run: Path, cache: Path) -> Path:
+    folder = cache / "resampled"
+    assert main(["--runs", str(run), "--out", str(folder)]) == 0
+    return folder
+
+
+def test_everything_is_written(out: Path):
+    names = {path.name for path in out.iterdir()}
+    assert names == {"results.csv", "results.json", "table.md", "report.html", "pictures"}
+
+
+def test_results(out: Path):
+    results = json.loads((out / "results.json").read_text())
+    assert results["protocol"] == "resampled"
+    assert results["data"]["size"] == [16, 32, 32]
+    assert list(results["methods"]) == ROWS
+    tiny, copy, blend = results["methods"].values()
+    assert (tiny["step"], copy["step"], copy["parameters"]) == (0, None, 0)
+    assert tiny["parameters"] > 0
+    assert tiny["summary"]["seconds"]["mean"] > 0
+    psnr = blend["summary"]["between.psnr_fov"]
+    assert psnr["patients"] == len(results["validation"]) == 2
+    assert psnr["low"] <= psnr["mean"] <= psnr["high"]
+    assert psnr["mean"] > copy["summary"]["between.psnr_fov"]["mean"]
+    assert copy["summary"]["dice.mean"]["mean"] > 0
+    assert copy["summary"]["lv_volume_error"]["mean"] > 0
+    for metric in ("dice.mean", "folding", "ejection_fraction.error", "lv_volume_error"):
+        assert blend["summary"][metric]["mean"] is None
+    assert blend["summary"]["roughness.ratio"]["mean"] < 0.05
+    assert len(results["tests"]) == 9
+    assert -1 <= results["truth"]["likeness"]["mean"] <= results["truth"]["likeness"]["max"] <= 1
+
+
+def test_one_row_per_patient_method_and_frame(out: Path):
+    results = json.loads((out / "results.json").read_text())
+    with (out / "results.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    frames = sum(len(s["per_frame"]) for s in results["methods"]["copy"]["patients"])
+    assert len(rows) == 3 * frames
+    assert {row["method"] for row in rows} == set(ROWS)
+    between = [row for row in rows if 0 < float(row["gamma"]) < 1]
+    assert all(row["nearest_training_patient"].startswith("patient00") for row in between)
+    assert all(row["folding"] == "" for row in rows if row["method"] == "blend")
+    assert all(row["lv_volume_truth"] for row in rows if row["method"] == "copy")
+
+
+def test_tables_have_every_method(out: Path):
+    text = (out / "table.md").read_text()
+    for title in ("Image quality", "Anatomy and motion", "Cost", "Paired tests", "Memorisation"):
+        assert f"## {title}" in text
+    assert "Protocol: resampled." in text
+    assert len(re.findall(r"^\| (tiny|copy|blend) ", text, re.M)) == 12
+    assert re.search(r"^\| blend \| – \| – ", text, re.M)
+
+
+def test_report_needs_no_other_file(out: Path):
+    text = (out / "report.html").read_text()
+    sources = re.findall(r"(?:src|href)='([^']*)'", text)
+    # The strip, slices of each method, two charts, and two worst patients of each method.
+    assert len(sources) == 1 + 3 + 2 + 6
+    for source in sources:
+        head, _, content = source.partition(",")
+        assert head == "data:image/png;base64"
+        with Image.open(BytesIO(base64.b64decode(content))) as image:
+            assert image.width > 300
+    assert "<script" not in text
+    assert len(text) < 15_000_000
+    assert text.count("<table>") == 5
+
+
+def test_native_scores_the_same_sequences_on_other_grids(run: Path, out: Path):
+    settings = Settings((str(run),), out, protocol="native")
+    configs = read_configs(settings)
+    training, validation = load_examples(configs[run].data)
+    found = compare(load(configs), training, validation, protocol="native")
+    assert found["protocol"] == "native"
+    assert json.loads(json.dumps(found, allow_nan=False))["methods"] == found["methods"]
+    results = json.loads((out / "results.json").read_text())
+    assert found["truth"] == results["truth"]
+    for name, method in found["methods"].items():
+        assert method["likeness"] == results["methods"][name]["likeness"]
+        summary = method["summary"]
+        padded, inside = (summary[f"between.psnr{end}"]["mean"] for end in ("", "_fov"))
+        # The phantom's 6 x 32 x 32 voxels are 1.2 % of the padded volume.
+        assert padded - inside == pytest.approx(-10 * np.log10(6 / 32 / 16), abs=0.1)
+    dice = found["methods"]["copy"]["summary"]["dice.mean"]["mean"]
+    assert dice == pytest.approx(
+        results["methods"]["copy"]["summary"]["dice.mean"]["mean"], abs=0.1
+    )
+
+
+def test_large_pictures_shrink(tmp_path: Path):
+    noise = np.random.default_rng(0).integers(0, 256, (300, 1500), np.uint8)
+    noise[:100] = 255
+    Image.fromarray(noise).save(tmp_path / "large.png")
+    content = base64.b64decode(data_uri(tmp_path / "large.png", 600).partition(",")[2])
+    with Image.open(BytesIO(content)) as image:
+        assert image.size == (600, 120)
+        assert image.convert("RGB").getpixel((300, 10)) == (255, 255, 255)
+
+
+def scores(*psnrs: float) -> list[dict[str, Any]]:
+    """Patients with two frames between, at a third and two thirds, of PSNR p - 1 and p + 1."""
+    found = []
+    for i, p in enumerate(psnrs):
+        shared = {"ssim_fov": 0.5, "nmse_fov": 0.1}
+        frames = [
+            {"gamma": gamma, "psnr_fov": value, **shared}
+            for gamma, value in ((0.0, 100.0), (0.333333, p - 1), (0.666667, p + 1), (1.0, 5.0))
+        ]
+        between = {"psnr_fov": p, **shared}
+        found.append({"id": f"p{i}", "between": between, "per_frame": frames})
+    return found
+
+
+def test_bins_over_gamma_hold_the_frames_between():
+    bins = over_gamma(scores(20.0, 30.0))
+    assert [b["gamma"] for b in bins] == pytest.approx([0.1, 0.3, 0.5, 0.7, 0.9])
+    assert [b["between.psnr_fov"]["mean"] for b in bins] == [None, 24, None, 26, None]
+    assert bins[1]["between.psnr_fov"]["patients"] == 2
+
+
+def test_the_worst_come_first_and_the_typical_is_in_the_middle():
+    patients = scores(30.0, 20.0, 25.0)
+    assert [s["id"] for s in worst(patients, 2)] == ["p1", "p2"]
+    assert typical(patients)["id"] == "p2"
+    assert summary(patients)["between.psnr_fov"]["mean"] == 25
+    assert summary(patients)["folding"]["mean"] is None
+
+
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        (("--runs", "absent"), "absent is not a run: it has no config.json"),
+        (("--runs",), "--runs names no run"),
+        (("--runs", "tiny", "tiny"), "--runs names tiny twice"),
+        (("--runs", "empty"), "no checkpoint in"),
+        (("--runs", "tiny", "coarse"), "coarse has data.spacing (8.0, 4.5, 4.5) but tiny has (6.0"),
+        (("--runs", "tiny", "elsewhere"), "name one folder with --data.root"),
+        (("--runs", "tiny", "--data.root", "absent"), "absent: no such folder; the layout needed"),
+        (("--runs", "tiny", "--likeness-threshold", "2"), "--likeness-threshold is 2.0"),
+        (("--runs", "tiny", "--out", "tiny/config.json"), "--out tiny/config.json cannot be"),
+    ],
+)
+def test_wrong_use_says_what_is_needed(
+    args: tuple[str, ...], message: str, run: Path, cache: Path, monkeypatch, capsys
+):
+    monkeypatch.chdir(cache)
+    others = {"empty": {"saved": False}, "coarse": {"spacing": (8.0, 4.5, 4.5)}}
+    for name, data in (others | {"elsewhere": {"root": "absent"}}).items():
+        if name in args and not Path(name).exists():
+            write_run(Path(name), cache, **data)
+    out = () if "--out" in args else ("--out", "results")
+    assert main([*args, *out]) == 2
+    assert message in capsys.readouterr().err
+
+
+def test_an_unknown_protocol_is_refused(capsys):
+    with pytest.raises(SystemExit) as stopped:
+        main(["--runs", "tiny", "--out", "results", "--protocol", "other"])
+    assert stopped.value.code == 2
+    assert "resampled" in capsys.readouterr().err

@@ -1,0 +1,62 @@
+"""Intervals and tests against numbers worked out by hand."""
+
+import numpy as np
+import pytest
+
+from mstg_jax.evaluation.statistics import holm, interval, paired_tests
+
+
+def test_interval_of_two_values_is_theirs():
+    """Of two patients a resample has the mean 0, 1/2 or 1, each end with probability 1/4."""
+    found = interval([0.0, 1.0, None, float("nan")])
+    assert found == {"mean": 0.5, "low": 0, "high": 1, "patients": 2}
+
+
+def test_interval_agrees_with_the_normal_one_on_many_values():
+    values = np.random.default_rng(0).normal(10, 2, 400)
+    found = interval(values.tolist(), seed=1)
+    error = 1.96 * values.std() / 20
+    assert found["low"] == pytest.approx(values.mean() - error, abs=0.02)
+    assert found["high"] == pytest.approx(values.mean() + error, abs=0.02)
+    assert found == interval(values.tolist(), seed=1) != interval(values.tolist(), seed=2)
+
+
+def test_interval_of_one_and_of_none():
+    assert interval([3.0]) == {"mean": 3, "low": None, "high": None, "patients": 1}
+    assert interval([None]) == {"mean": None, "low": None, "high": None, "patients": 0}
+    assert interval([2.0] * 5)["low"] == 2
+
+
+def test_holm_by_hand():
+    """Sorted 0.01, 0.02, 0.04 times 3, 2, 1 gives 0.03, 0.04, 0.04."""
+    assert holm([0.04, 0.01, 0.02]) == pytest.approx([0.04, 0.03, 0.04])
+    assert holm([0.03, 0.02]) == pytest.approx([0.04, 0.04])
+    assert holm([0.9, 0.8]) == [1, 1]
+    assert holm([]) == []
+
+
+def test_paired_tests_by_hand():
+    """Six patients, all better: both tails of the signed ranks have probability 2 / 2^6."""
+    better = [1.0, 2.0, 3.0, 4.0, 5.0, 6.0]
+    values = {
+        "a": {"psnr": [10 + x for x in better]},
+        "b": {"psnr": [10.0] * 6},
+        "c": {"psnr": [10.0] * 5 + [None]},
+    }
+    first, second, third = paired_tests(values)
+    assert (first["first"], first["second"], first["patients"]) == ("a", "b", 6)
+    assert (first["difference"], first["p"]) == (3.5, 2 / 64)
+    assert first["p_holm"] == pytest.approx(3 * 2 / 64)
+    assert (second["patients"], second["p"]) == (5, 2 / 32)
+    assert second["p_holm"] == pytest.approx(2 * 2 / 32)
+    assert (third["difference"], third["p"], third["p_holm"]) == (0, 1, 1)
+
+
+def test_a_signed_rank_by_hand():
+    """Differences 3, 2, -1 leave rank sum 1 against: P(W <= 1) = 2 / 8, doubled."""
+    assert paired_tests({"a": {"m": [3.0, 2.0, -1.0]}, "b": {"m": [0.0] * 3}})[0]["p"] == 0.5
+
+
+def test_tests_without_patients_have_no_p():
+    (row,) = paired_tests({"a": {"m": [None]}, "b": {"m": [1.0]}})
+    assert (row["patients"], row["difference"], row["p"], row["p_holm"]) == (0, None, None, None)
