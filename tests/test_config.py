@@ -13,6 +13,7 @@ from mstg_jax.config import (
     Config,
     DataConfig,
     ModelConfig,
+    MotionConfig,
     OptimConfig,
     SettingsError,
     TrainConfig,
@@ -54,6 +55,7 @@ def test_flags_override_presets_and_demo_is_the_default():
         (Config(method="cgan", data=DataConfig(size=(12, 96, 96))), r"multiple of 8"),
         (Config(method="voxelmorph", data=DataConfig(size=(8, 96, 96))), r"multiple of 16"),
         (Config(model=ModelConfig(deformation_channels=(8,))), r"at least 2 stages"),
+        (Config(method="ddm", motion=MotionConfig(ends="both")), r"both, which is mstg's"),
         (Config(cgan=CGANConfig(discriminator=())), r"cgan\.discriminator is 0"),
         (Config(data=DataConfig(spacing=(3.15, 0.0, 1.5))), r"data\.spacing is 0\.0"),
         (Config(data=DataConfig(validation=1.0)), r"must lie in \[0, 1\)"),
@@ -70,7 +72,7 @@ def test_settings_that_cannot_work_are_refused(config: Config, message: str):
 
 def test_runs_from_before_a_section_get_its_defaults():
     stored = to_json(PRESETS["ddm"][1])
-    for section in ("r2net", "ukan", "cgan"):
+    for section in ("r2net", "ukan", "cgan", "motion"):
         del stored[section]
     assert from_json(stored) == PRESETS["ddm"][1]
 

@@ -19,7 +19,3 @@ class MotionConfig:
     """How far the motion is at gamma is learned."""
     residual: bool = True
     """Add a residual to the blended frame."""
-    adapt_steps: int = 0
-    """Steps of test-time adaptation to the patient's own ED and ES."""
-    adapt_rate: float = 3e-4
-    """Learning rate of the test-time adaptation."""

@@ -207,6 +207,12 @@ def check(config: Config) -> None:
             "network needs at least 2 stages"
         )
 
+    if config.motion.ends == "both" and config.method not in ("mstg", "copy", "blend"):
+        raise SettingsError(
+            f"motion.ends is both, which is mstg's, but method is {config.method}: leave it at ed, "
+            "or start from a preset without it"
+        )
+
 
 def _halvings(config: Config) -> int:
     """How often the method's networks halve the grid."""
@@ -214,7 +220,8 @@ def _halvings(config: Config) -> int:
     deformation = len(config.model.deformation_channels) - 1
     match config.method:
         case "mstg" | "ddm":
-            return max(denoiser, deformation)
+            coarse = config.motion.ends == "both" and config.motion.coarse
+            return max(denoiser, deformation, 2 if coarse else 0)
         case "voxelmorph":
             return deformation
         case "r2net":

@@ -7,12 +7,10 @@ supervise them. Items are flags of `motion`; frames at gamma 0 and 1 are ED and 
 """
 
 from dataclasses import dataclass
-from typing import Any, NamedTuple, TypeAlias
+from typing import NamedTuple, TypeAlias
 
 import jax
 import numpy as np
-import optax
-from flax import nnx
 from jax import numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
@@ -92,57 +90,15 @@ class Between:
         key: PRNGKeyArray,
     ) -> Generated:
         """One pass of the denoiser with x_t := ES, then one of the motion for each frame."""
+        del key  # nothing is drawn
         scaled_ed, scaled_es = 2 * ed - 1, 2 * es - 1
         code = model.code(scaled_ed, scaled_es, scaled_es, jnp.zeros(ed.shape[0], jnp.int32))
-        moving = self.adapted(model, ed, es, code, key) if self.motion.adapt_steps else model
-        blender = model if self.motion.adapt_steps else None
 
         def frame(gamma: Moments) -> tuple[Image, Array]:
-            motion = moving.motion(ed, es, code, gamma, blender)
+            motion = model.motion(ed, es, code, gamma)
             return motion.frame, motion.from_ed
 
         return Generated(*by_frame(frame, gammas))
-
-    def adapted(
-        self, model: BetweenNet, ed: Image, es: Image, code: Image, key: PRNGKeyArray
-    ) -> BetweenNet:
-        """The model after `motion.adapt_steps` steps of Adam on the patient's own ED and ES.
-
-        No frame between is seen: the flow from ED has to reach ES and the other way round, and at
-        random moments both warped ends have to agree (as in UVI-Net). That says nothing of the
-        blending weight and the residual: they stay with the model as it was.
-        """
-        graph, params, rest = nnx.split(model, nnx.Param, ...)
-        adam = optax.adam(self.motion.adapt_rate)
-
-        def loss(params: Any, key: PRNGKeyArray) -> Array:
-            adapting = nnx.merge(graph, params, rest)
-            one = jnp.ones(ed.shape[0], ed.dtype)
-            moment = jax.random.uniform(key, one.shape, one.dtype)
-            to_es = adapting.motion(ed, es, code, one)
-            to_ed = adapting.motion(ed, es, code, 0 * one)
-            both = adapting.motion(ed, es, code, moment)
-            far = (
-                jnp.mean(jnp.square(to_es.ed - es))
-                + jnp.mean(jnp.square(to_ed.es - ed))
-                + jnp.mean(jnp.square(both.ed - both.es))
-            )
-            flows = (to_es.from_ed, to_ed.from_es, both.from_ed, both.from_es)
-            rough = sum((smoothness(flow) for flow in flows), start=jnp.zeros((), ed.dtype))
-            return self.motion.frame_weight * far + self.diffusion.smooth_weight * rough
-
-        def step(
-            carry: tuple[Any, optax.OptState], key: PRNGKeyArray
-        ) -> tuple[tuple[Any, optax.OptState], None]:
-            params, state = carry
-            slopes = jax.grad(loss)(params, key)
-            with jax.numpy_dtype_promotion("standard"):  # optax mixes its counters with floats
-                updates, state = adam.update(slopes, state, params)
-            return (optax.apply_updates(params, updates), state), None
-
-        keys = jax.random.split(key, self.motion.adapt_steps)
-        (params, _), _ = jax.lax.scan(step, (params, adam.init(params)), keys)
-        return nnx.merge(graph, params, rest)
 
 
 def errors(motion: Motion, truth: Image) -> Parts:

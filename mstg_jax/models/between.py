@@ -46,18 +46,8 @@ class BetweenNet(nnx.Module):
         """The denoiser's estimate of the noise in x_t, images in [-1, 1]: the motion's code."""
         return self.denoiser(jnp.concatenate([ed, es, x_t], axis=-1)[:, None], t)[:, 0]
 
-    def motion(
-        self,
-        ed: Image,
-        es: Image,
-        code: Image,
-        gamma: Float[Array, " b"],
-        blender: "BetweenNet | None" = None,
-    ) -> Motion:
-        """The flows vanish at their own end, where the frame is that end exactly.
-
-        The blending weight and the residual are those of `blender`, if there is one.
-        """
+    def motion(self, ed: Image, es: Image, code: Image, gamma: Float[Array, " b"]) -> Motion:
+        """The flows vanish at their own end, where the frame is that end exactly."""
         s = self.progress(gamma)[:, None, None, None, None]
         moment = jnp.broadcast_to(s, ed.shape)
         start, finish = ed, es
@@ -69,8 +59,6 @@ class BetweenNet(nnx.Module):
         moved = jnp.concatenate([2 * start - 1, 2 * finish - 1, code, moment], axis=-1)
         found = self.deformation(moved)
         flows = flows + found[..., :FLOWS]
-        if blender is not None:
-            found = blender.deformation(moved)
         from_ed, from_es = s * flows[..., :3], (1 - s) * flows[..., 3:]
         moved_ed, moved_es = warp(ed, from_ed), warp(es, from_es)
         odds = jnp.exp(jnp.clip(found[..., FLOWS : FLOWS + 1], -LOG_ODDS, LOG_ODDS))
