@@ -47,7 +47,8 @@ def parse_train(argv: Sequence[str]) -> Config:
 
 _DESCRIPTION = (
     "Train a method. Presets: demo (default), acdc-small, acdc-between, paper, ddm, direct, and a "
-    "-tiny twin of each; `train.py PRESET --help` lists the flags. `train.py --resume [--run DIR]` continues."
+    "-tiny twin of each; `train.py PRESET --help` lists the flags. `train.py --resume [--run DIR]` "
+    "continues."
 )
 
 
