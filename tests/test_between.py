@@ -12,7 +12,6 @@ from mstg_jax import interop
 from mstg_jax.config import PRESETS, Config, SettingsError
 from mstg_jax.methods import generate_sequence, make_method, new_model
 from mstg_jax.methods.between import Between
-from mstg_jax.models.between import halved, smooth_twice
 from mstg_jax.training.state import make_optimiser
 
 FLAGS = {
@@ -119,12 +118,3 @@ def test_it_has_no_pytorch_form():
         SettingsError, match=r"no PyTorch form of method mstg with motion\.ends both"
     ):
         interop.to_torch(params, config)
-
-
-def test_resampling_keeps_what_is_linear():
-    ramp = jnp.arange(8.0)[None, :, None, None, None] * jnp.ones((1, 8, 4, 4, 1))
-    small = halved(ramp)
-    np.testing.assert_allclose(small[0, :, 0, 0, 0], [0.5, 2.5, 4.5, 6.5])
-    back = smooth_twice(small)
-    np.testing.assert_allclose(back[0, 1:-1, 1, 1, 0], np.arange(1.0, 7.0), atol=1e-6)
-    assert smooth_twice(jnp.ones((1, 2, 2, 2, 3))).shape == (1, 4, 4, 4, 3)

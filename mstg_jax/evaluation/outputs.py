@@ -10,7 +10,7 @@ from mstg_jax.config import SettingsError
 from mstg_jax.data.acdc import Patient
 from mstg_jax.data.export import write_flow, write_sequence
 from mstg_jax.data.pipeline import Example
-from mstg_jax.evaluation.figures import animation, heart_view, sequence_figure, slices_figure
+from mstg_jax.evaluation.figures import View, animation, heart_view, sequence_figure, slices_figure
 from mstg_jax.evaluation.protocol import RESAMPLED, Truth, score, warp_labels
 from mstg_jax.methods.base import Sequence
 
@@ -57,7 +57,7 @@ def draw(
     made: dict[str, Sequence],
 ) -> None:
     """animation.gif, frames.png (the paper's figure 4) and slices.png (figure 5)."""
-    view = heart_view(example.fov, example.labels.get(0), example.geometry.spacing)
+    view = view_of(example)
     frames = {name: sequence.frames for name, sequence in made.items()}
     sequence_figure(folder / "frames.png", truth, frames, gammas, view)
     slices_figure(folder / "slices.png", truth, frames[method], gammas, view)
@@ -72,3 +72,8 @@ def score_sequence(truth: Truth, made: Sequence, protocol: str = RESAMPLED) -> d
     if truth.labels and made.flow is not None:
         warped = warp_labels(truth.labels[0], made.flow)
     return score(truth, made.frames, made.flow, warped, protocol)
+
+
+def view_of(example: Example) -> View:
+    """What pictures show of a patient."""
+    return heart_view(example.fov, example.labels.get(0), example.geometry.spacing)

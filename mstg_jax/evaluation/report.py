@@ -14,12 +14,11 @@ from mstg_jax.data.pipeline import Example
 from mstg_jax.evaluation.charts import gamma_chart, volume_chart
 from mstg_jax.evaluation.comparison import Contender, Score, typical, worst
 from mstg_jax.evaluation.figures import (
-    View,
-    heart_view,
     palette,
     sequence_figure,
     slices_figure,
 )
+from mstg_jax.evaluation.outputs import view_of
 from mstg_jax.evaluation.records import Section, sections
 from mstg_jax.evaluation.tables import DICE, TESTED
 
@@ -95,7 +94,7 @@ def _typical(
     """The median patient of the first method: every method's frames, then slice by slice."""
     first = contenders[0].name
     example = _named(validation, typical(results["methods"][first]["patients"])["id"])
-    view = _view(example)
+    view = view_of(example)
     made = {c.name: c.generate(example, results["seed"]).frames for c in contenders}
     truth, gammas = example.frames, example.gammas
     strip = sequence_figure(folder / f"frames-{example.id}.png", truth, made, gammas, view)
@@ -130,7 +129,7 @@ def _failures(
             example = _named(validation, score["id"])
             made = {contender.name: contender.generate(example, results["seed"]).frames}
             path = folder / f"worst-{_safe(contender.name)}-{example.id}.png"
-            sequence_figure(path, example.frames, made, example.gammas, _view(example))
+            sequence_figure(path, example.frames, made, example.gammas, view_of(example))
             pictures.append(Picture(path, f"{contender.name}, {example.id}: {_line(score)}"))
     note = f"The {FAILURES} patients of lowest PSNR inside the field of view, for each method."
     return Chapter("Failures", note, pictures)
@@ -143,10 +142,6 @@ def _line(score: Score) -> str:
 
 def _named(validation: Sequence[Example], name: str) -> Example:
     return next(example for example in validation if example.id == name)
-
-
-def _view(example: Example) -> View:
-    return heart_view(example.fov, example.labels.get(0), example.geometry.spacing)
 
 
 def _safe(name: str) -> str:

@@ -7,7 +7,7 @@ supervise them. Items are flags of `motion`; frames at gamma 0 and 1 are ED and 
 """
 
 from dataclasses import dataclass
-from typing import NamedTuple, TypeAlias
+from typing import TypeAlias
 
 import jax
 import numpy as np
@@ -18,20 +18,13 @@ from mstg_jax.config import DiffusionConfig, ModelConfig, MotionConfig
 from mstg_jax.diffusion.process import q_sample, smoothness
 from mstg_jax.diffusion.schedule import make_schedule
 from mstg_jax.methods.base import Batch, Generated, by_frame
-from mstg_jax.models.between import BetweenNet, Motion
+from mstg_jax.models.between import BetweenNet
 from mstg_jax.shapes import Image
 
 Moments: TypeAlias = Float[Array, " b"]
 AT_ES = 0.2  # share of the steps in which ES is the frame that supervises the flows
 CLEAN = 0.5  # share of the steps in which the denoiser sees ES itself, as when it generates
 ALONE = 0.2  # weight of each warped end beside the blended frame
-
-
-class Parts(NamedTuple):
-    """How far a frame, and each warped end alone, is from the truth; mean squares."""
-
-    frame: Float[Array, ""]
-    ends: Float[Array, ""]
 
 
 @dataclass(frozen=True)
@@ -65,12 +58,10 @@ class Between:
         truth = jnp.where(_wide(at_es), batch["es"], batch["frames"][:, 0])
         gamma = jnp.where(at_es, 1.0, batch["gammas"][:, 0])
         motion = model.motion(batch["ed"], batch["es"], code, gamma)
-        far = errors(motion, truth)
-        noised = ~clean
         parts = {
-            "noise": jnp.mean(jnp.where(_wide(noised), jnp.square(noise - code), 0.0)),
-            "frame": far.frame,
-            "ends": far.ends,
+            "noise": jnp.mean(jnp.where(_wide(clean), 0.0, jnp.square(noise - code))),
+            "frame": jnp.mean(jnp.square(motion.frame - truth)),
+            "ends": jnp.mean(jnp.square(motion.ed - truth) + jnp.square(motion.es - truth)),
             "smooth": smoothness(motion.from_ed) + smoothness(motion.from_es),
         }
         supervised = parts["frame"] + ALONE * parts["ends"]
@@ -99,12 +90,6 @@ class Between:
             return motion.frame, motion.from_ed
 
         return Generated(*by_frame(frame, gammas))
-
-
-def errors(motion: Motion, truth: Image) -> Parts:
-    """Mean squared errors of the frame, and of both warped ends by themselves."""
-    far = [jnp.mean(jnp.square(image - truth)) for image in (motion.frame, motion.ed, motion.es)]
-    return Parts(far[0], far[1] + far[2])
 
 
 def _wide(x: Array) -> Array:

@@ -8,7 +8,6 @@ from typing import TypeAlias
 
 import jax
 import numpy as np
-from flax import nnx
 from jax import numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
@@ -17,23 +16,19 @@ from mstg_jax.diffusion.process import local_ncc, q_sample, smoothness
 from mstg_jax.diffusion.schedule import make_schedule
 from mstg_jax.methods.base import Batch, Generated, by_frame
 from mstg_jax.models.deformation import DeformationNet, warp
-from mstg_jax.models.denoiser import Denoiser
-from mstg_jax.shapes import Flow, Image, Steps
+from mstg_jax.models.denoiser import MotionCoder
+from mstg_jax.shapes import Flow, Image
 
 Gamma: TypeAlias = Float[Array, " b"]
 Frame: TypeAlias = tuple[Image, Flow]
 
 
-class DeformableDiffusion(nnx.Module):
+class DeformableDiffusion(MotionCoder):
     """The two networks. Images are (b d h w 1) in [-1, 1]."""
 
     def __init__(self, config: ModelConfig, *, rng: np.random.Generator):
-        self.denoiser = Denoiser(3, 1, config, rng=rng)
+        super().__init__(config, rng=rng)
         self.deformation = DeformationNet(config.deformation_channels, rng=rng)
-
-    def code(self, ed: Image, es: Image, x_t: Image, t: Steps) -> Image:
-        """The denoiser's estimate of the noise in x_t: also the latent code of the motion."""
-        return self.denoiser(jnp.concatenate([ed, es, x_t], axis=-1)[:, None], t)[:, 0]
 
     def flow(self, ed: Image, code: Image) -> Flow:
         return self.deformation(jnp.concatenate([ed, code], axis=-1))

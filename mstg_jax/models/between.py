@@ -2,17 +2,17 @@
 
 from typing import NamedTuple
 
+import jax
 import numpy as np
 from flax import nnx
-from jax import lax
 from jax import numpy as jnp
 from jaxtyping import Array, Float
 
 from mstg_jax.config import ModelConfig, MotionConfig
-from mstg_jax.models.conv3d import nearest_twice
 from mstg_jax.models.deformation import DeformationNet, warp
-from mstg_jax.models.denoiser import Denoiser
-from mstg_jax.shapes import Flow, Image, Steps, Volume
+from mstg_jax.models.denoiser import MotionCoder
+from mstg_jax.models.layers import Downsample
+from mstg_jax.shapes import Flow, Image
 
 FLOWS = 6  # channels of the two flows, before the blending weight and the residual
 LOG_ODDS = 10.0  # at most, of an end in the blend
@@ -28,12 +28,13 @@ class Motion(NamedTuple):
     from_es: Flow
 
 
-class BetweenNet(nnx.Module):
+class BetweenNet(MotionCoder):
     """A denoiser whose code drives the motion; images are (b d h w 1) in [0, 1] but for `code`."""
 
     def __init__(self, config: ModelConfig, motion: MotionConfig, *, rng: np.random.Generator):
         channels, outputs = config.deformation_channels, FLOWS + 1 + motion.residual
-        self.denoiser = Denoiser(3, 1, config, rng=rng)
+        super().__init__(config, rng=rng)
+        self.half = Downsample(4, "average", rng=rng)
         self.coarse = (
             DeformationNet(channels[1:] if len(channels) > 2 else channels, ci=4, co=FLOWS, rng=rng)
             if motion.coarse
@@ -42,10 +43,6 @@ class BetweenNet(nnx.Module):
         self.deformation = DeformationNet(channels, ci=4, co=outputs, rng=rng)
         self.course = nnx.Param(jnp.zeros(2)) if motion.time_course else None
 
-    def code(self, ed: Image, es: Image, x_t: Image, t: Steps) -> Image:
-        """The denoiser's estimate of the noise in x_t, images in [-1, 1]: the motion's code."""
-        return self.denoiser(jnp.concatenate([ed, es, x_t], axis=-1)[:, None], t)[:, 0]
-
     def motion(self, ed: Image, es: Image, code: Image, gamma: Float[Array, " b"]) -> Motion:
         """The flows vanish at their own end, where the frame is that end exactly."""
         s = self.progress(gamma)[:, None, None, None, None]
@@ -53,8 +50,9 @@ class BetweenNet(nnx.Module):
         start, finish = ed, es
         flows = jnp.zeros((*ed.shape[:-1], FLOWS), ed.dtype)
         if self.coarse is not None:
-            small = halved(jnp.concatenate([2 * ed - 1, 2 * es - 1, code, moment], axis=-1))
-            flows = 2 * smooth_twice(self.coarse(small))
+            whole = jnp.concatenate([2 * ed - 1, 2 * es - 1, code, moment], axis=-1)
+            small = self.coarse(self.half(whole[:, None])[:, 0])
+            flows = 2 * jax.image.resize(small, flows.shape, "linear")
             start, finish = warp(ed, s * flows[..., :3]), warp(es, (1 - s) * flows[..., 3:])
         moved = jnp.concatenate([2 * start - 1, 2 * finish - 1, code, moment], axis=-1)
         found = self.deformation(moved)
@@ -76,22 +74,3 @@ class BetweenNet(nnx.Module):
         a, b = jnp.exp(self.course[...])
         inside = jnp.clip(gamma, 1e-6, 1 - 1e-6)  # the powers' slopes are not finite at the ends
         return jnp.where((gamma > 0) & (gamma < 1), 1 - (1 - inside**a) ** b, gamma)
-
-
-def halved(x: Volume) -> Float[Array, "b e i v c"]:
-    """Means of 2 x 2 x 2 voxels."""
-    b, d, h, w, c = x.shape
-    return x.reshape(b, d // 2, 2, h // 2, 2, w // 2, 2, c).mean((2, 4, 6))
-
-
-def smooth_twice(x: Volume) -> Float[Array, "b e i v c"]:
-    """Twice the size, by a box of 3 voxels over nearest neighbours: continuous at voxel borders."""
-    x = nearest_twice(x)
-    for axis in (1, 2, 3):
-        pad = [(0, 0)] * x.ndim
-        pad[axis] = (1, 1)
-        wide = jnp.pad(x, pad, mode="edge")
-        n = x.shape[axis]
-        behind, ahead = (lax.slice_in_dim(wide, i, i + n, axis=axis) for i in (0, 2))
-        x = 0.25 * behind + 0.5 * x + 0.25 * ahead
-    return x

@@ -158,7 +158,8 @@ def _spread(x: Array, kernel: Array) -> Array:
 def _same_size(x: Array, kernel: Array) -> Array:
     """The form that moves fewer channels: 24 -> 8 on 32 x 128 x 128 took 688 ms folded, 326 spread.
 
-    (Spread gradients were faster alone, 853 against 1768 ms, but a whole step was 15 % slower.)
+    (Gradients of the spread form were faster alone, 853 against 1768 ms, but a whole step was 15 %
+    slower: there the kernel's is that of `_folded`.)
     """
     ci, co = kernel.shape[-2:]
     return (_spread if ci > co else _folded)(x, kernel)
@@ -219,24 +220,23 @@ def _transpose(x: Array, kernel: Array) -> Array:
     return _parities(x, kernel, TRANSPOSE_TAPS[kernel.shape[0]])
 
 
-def _folded_gradients(x: Array, kernel: Array, g: Array) -> tuple[Array, Array]:
-    """The input's gradient as the convolution of g that it is: XLA's transpose of `_folded` adds
-    padded copies, each larger than x (166 MB more in DDM's step)."""
-    (to_kernel,) = jax.vjp(lambda k: _folded(x, k), kernel)[1](g)
-    back = jnp.swapaxes(kernel[::-1, ::-1, ::-1], -1, -2)
-    return _same_size(g, back), to_kernel
-
-
-def _strided_gradients(x: Array, kernel: Array, g: Array) -> tuple[Array, Array]:
-    """The input's gradient is a transposed convolution; XLA would visit the zeros in between."""
-    (to_kernel,) = jax.vjp(lambda k: _folded(x, k, stride=2), kernel)[1](g)
-    return _transpose(g, jnp.swapaxes(kernel, -1, -2)), to_kernel
+def _folded_gradients(x: Array, kernel: Array, g: Array, stride: int) -> tuple[Array, Array]:
+    """The input's gradient as the convolution of g that it is. With stride 1 XLA's transpose of
+    `_folded` adds padded copies, each larger than x (166 MB more in DDM's step); with stride 2 it
+    would visit the zeros in between."""
+    (to_kernel,) = jax.vjp(lambda k: _folded(x, k, stride), kernel)[1](g)
+    swapped = jnp.swapaxes(kernel, -1, -2)
+    if stride == 2:
+        return _transpose(g, swapped), to_kernel
+    return _same_size(g, swapped[::-1, ::-1, ::-1]), to_kernel
 
 
 CONVOLUTIONS = {
-    1: by_platform(_same_size, _native, cpu_gradients=_folded_gradients),
+    1: by_platform(_same_size, _native, cpu_gradients=partial(_folded_gradients, stride=1)),
     2: by_platform(
-        partial(_folded, stride=2), partial(_native, stride=2), cpu_gradients=_strided_gradients
+        partial(_folded, stride=2),
+        partial(_native, stride=2),
+        cpu_gradients=partial(_folded_gradients, stride=2),
     ),
 }
 _nearest_twice = by_platform(

@@ -17,7 +17,7 @@ from mstg_jax.models.layers import (
 )
 from mstg_jax.models.mstg import MSTG
 from mstg_jax.models.recompute import recomputed
-from mstg_jax.shapes import Features, Steps
+from mstg_jax.shapes import Features, Image, Steps
 
 
 class Denoiser(nnx.Module):
@@ -104,3 +104,14 @@ class Denoiser(nnx.Module):
     def run_middle(self, x: Features, time: Float[Array, "b dim"]) -> Features:
         x = self.attention(self.run_module(self.middle[0], x, time))
         return self.run_module(self.middle[1], x, time)
+
+
+class MotionCoder(nnx.Module):
+    """A denoiser of ES, whose estimate drives a motion (DDM). Images are (b d h w 1) in [-1, 1]."""
+
+    def __init__(self, config: ModelConfig, *, rng: np.random.Generator):
+        self.denoiser = Denoiser(3, 1, config, rng=rng)
+
+    def code(self, ed: Image, es: Image, x_t: Image, t: Steps) -> Image:
+        """The denoiser's estimate of the noise in x_t: also the latent code of the motion."""
+        return self.denoiser(jnp.concatenate([ed, es, x_t], axis=-1)[:, None], t)[:, 0]

@@ -7,8 +7,8 @@ from typing import Any
 from flax import nnx
 
 from mstg_jax.data.pipeline import Example
-from mstg_jax.evaluation.figures import heart_view, validation_picture
-from mstg_jax.evaluation.outputs import score_sequence
+from mstg_jax.evaluation.figures import validation_picture
+from mstg_jax.evaluation.outputs import score_sequence, view_of
 from mstg_jax.evaluation.protocol import average
 from mstg_jax.methods import Method, generate_sequence
 
@@ -29,7 +29,7 @@ def validate(
         )
         scores.append(score_sequence(example, made))
         if picture is not None and len(scores) == 1:
-            view = heart_view(example.fov, example.labels.get(0), example.geometry.spacing)
+            view = view_of(example)
             title = f"{example.id}, {picture.stem}"
             picture.parent.mkdir(parents=True, exist_ok=True)
             validation_picture(picture, example.frames, made.frames, example.gammas, view, title)
