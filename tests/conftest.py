@@ -4,7 +4,11 @@ Tests compile much and compute little: without LLVM's optimisations they take ha
 """
 
 import os
+import sys
+from collections import defaultdict
+from itertools import chain
 
+import pytest
 from jaxtyping import install_import_hook
 
 os.environ["JAX_PLATFORMS"] = "cpu"
@@ -26,6 +30,30 @@ def pytest_configure(config):
     config.addinivalue_line(
         "filterwarnings", "ignore::beartype.roar.BeartypeDecorHintPep585DeprecationWarning"
     )
+
+
+@pytest.fixture(autouse=True)
+def measured_errors(request, record_property):
+    """What a test found with `parity.relative`, for the table at the end."""
+    errors = getattr(sys.modules.get("parity"), "errors", [])
+    errors.clear()
+    yield
+    name = request.node.name
+    dtype = next((x for x in ("float32", "float64") if x in name), "")
+    for what, error in errors:
+        record_property("error", (f"{name.split('[')[0]}: {what}", dtype, error))
+
+
+def pytest_terminal_summary(terminalreporter):
+    largest = defaultdict(float)
+    for report in chain.from_iterable(terminalreporter.stats.values()):
+        for name, value in getattr(report, "user_properties", ()):
+            if name == "error":
+                largest[*value[:2]] = max(largest[*value[:2]], value[2])
+    if largest:
+        terminalreporter.section("largest errors beside PyTorch")
+    for (quantity, dtype), error in largest.items():
+        terminalreporter.line(f"{quantity:40} {dtype:8} {error:.1e}")
 
 
 # `pytest --hypothesis-profile=many` for a long look.

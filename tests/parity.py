@@ -20,6 +20,7 @@ from torch_reference import ddm, mstg  # noqa: E402  torch must be there
 
 TOLERANCE = {"float32": 1e-5, "float64": 1e-10}  # of the largest value
 DTYPES = tuple(TOLERANCE)
+errors: list[tuple[str, float]] = []  # of the test that runs: what was compared, how far it was off
 
 
 def in_type(dtype: str) -> AbstractContextManager:
@@ -114,15 +115,24 @@ def last(x: Any) -> np.ndarray:
     return np.moveaxis(x.detach().numpy(), 1, -1)
 
 
-def relative(got: Any, wanted: Any, least: float = 1e-30) -> float:
-    """The largest difference, as a share of the largest value (or of `least`)."""
+def relative(got: Any, wanted: Any, least: float = 1e-30, what: str = "output") -> float:
+    """The largest difference as a share of the largest value, or of `least`; kept in `errors`."""
     got, wanted = np.asarray(got, np.float64), np.asarray(wanted, np.float64)
     assert got.shape == wanted.shape
-    return float(np.max(np.abs(got - wanted)) / max(np.max(np.abs(wanted)), least))
+    error = float(np.max(np.abs(got - wanted)) / max(np.max(np.abs(wanted)), least))
+    errors.append((what, error))
+    return error
 
 
-def assert_close(got: Any, wanted: Any, dtype: str, least: float = 1e-30) -> None:
-    assert relative(got, wanted, least) < TOLERANCE[dtype]
+def each(got: Any, wanted: Any, what: str) -> float:
+    """The largest relative difference of any element."""
+    return max(relative(a, b, what=what) for a, b in zip(got, wanted, strict=True))
+
+
+def assert_close(
+    got: Any, wanted: Any, dtype: str, least: float = 1e-30, what: str = "output"
+) -> None:
+    assert relative(got, wanted, least, what) < TOLERANCE[dtype]
 
 
 def assert_all_close(got: dict[str, np.ndarray], wanted: dict[str, np.ndarray], dtype: str) -> None:
@@ -132,5 +142,5 @@ def assert_all_close(got: dict[str, np.ndarray], wanted: dict[str, np.ndarray], 
     assert got.keys() == wanted.keys()
     largest = max(np.max(np.abs(x)) for x in wanted.values())
     least = largest * (1.0 if dtype == "float32" else 1e-3)
-    errors = {name: relative(got[name], x, least) for name, x in wanted.items()}
-    assert not {name: e for name, e in errors.items() if not e < TOLERANCE[dtype]}
+    off = {name: relative(got[name], x, least, "gradient") for name, x in wanted.items()}
+    assert not {name: e for name, e in off.items() if not e < TOLERANCE[dtype]}

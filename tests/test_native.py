@@ -1,5 +1,6 @@
 """The native protocol on patients small enough to work out."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -8,7 +9,7 @@ from acdc_files import make_patient
 
 from mstg_jax.data.acdc import Patient, read_patient
 from mstg_jax.data.geometry import Geometry
-from mstg_jax.evaluation.native import centred, native_sequence, native_truth, own_range
+from mstg_jax.evaluation.native import centred, limits, native_sequence, native_truth, scaled
 from mstg_jax.evaluation.outputs import score_sequence
 from mstg_jax.methods import Sequence
 
@@ -36,10 +37,29 @@ def test_centred_cuts_and_pads_about_the_middle():
     assert centred(volumes[:5], mode="edge")[-1, 0, 0] == 4
 
 
+def own_range(frames: np.ndarray) -> np.ndarray:
+    return scaled(frames, *limits(frames))
+
+
 def test_own_range():
     frames = np.array([2.0, 4, 6], np.float32).reshape(1, 1, 1, 3)
     both = np.concatenate([frames, np.full_like(frames, 7)])
     assert own_range(both).ravel().tolist() == [0, 0.5, 1, 0, 0, 0]
+
+
+def test_the_range_goes_from_that_of_ed_to_that_of_es(patient: Patient):
+    """So a bright voxel that no true frame has costs its own error only."""
+    frames = patient.frames.copy()
+    frames[patient.ed] *= 3
+    brightest = frames[patient.es].max()
+    frames[patient.ed, 0, 0, 0] = 3 * brightest
+    patient, geometry = replace(patient, frames=frames), same_grid(patient)
+    sequence = np.full((3, *frames.shape[1:]), brightest, np.float32)
+    sequence[1, 3, 20, 20] = 1e5
+    made = native_sequence(patient, geometry, Sequence(geometry.forward(sequence), None)).frames
+    inside = native_truth(patient).fov
+    medians = [np.median(frame[inside]) for frame in made]
+    np.testing.assert_allclose(medians, [1 / 3, 1 / 2, 1], rtol=1e-4)
 
 
 def test_truth_is_padded_before_it_is_scaled(patient: Patient):

@@ -58,7 +58,7 @@ def test_denoiser(name, dtype):
         wanted = pair.reference.denoise_fn(given, torch.tensor(t))
         (wanted * first(weights)).sum().backward()
         assert_close(y, last(wanted), dtype)
-        assert_close(to_x, last(given.grad), dtype)
+        assert_close(to_x, last(given.grad), dtype, what="gradient")
         slopes = {k: v for k, v in pair.named(to_params).items() if k.startswith("denoise_fn.")}
         grads = pair.reference.denoise_fn.named_parameters(prefix="denoise_fn")
         assert_all_close(slopes, {k: p.grad.numpy() for k, p in grads}, dtype)
@@ -91,7 +91,7 @@ def test_deformation(dtype):
         outputs = pair.reference.field_fn(given)
         sum((a * first(b)).sum() for a, b in zip(outputs, cotangents, strict=True)).backward()
         assert_close(flow, last(outputs[1]), dtype)
-        assert_close(to_x, last(given.grad), dtype)
+        assert_close(to_x, last(given.grad), dtype, what="gradient")
         slopes = {k: v for k, v in pair.named(to_params).items() if k.startswith("field_fn.")}
         grads = pair.reference.field_fn.named_parameters(prefix="field_fn")
         assert_all_close(slopes, {k: p.grad.numpy() for k, p in grads}, dtype)
@@ -119,9 +119,9 @@ def test_spatial_transformer(kind, dtype):
     wanted = reference_ddm.warp(image, field)
     wanted.sum().backward()
     assert_close(y, last(wanted), dtype, least=1.0)
-    assert_close(slopes[0], last(image.grad), dtype, least=1.0)
+    assert_close(slopes[0], last(image.grad), dtype, least=1.0, what="gradient")
     if kind == "fractions":  # elsewhere the field stands on a corner, where each has its own slope
-        assert_close(slopes[1], last(field.grad), dtype)
+        assert_close(slopes[1], last(field.grad), dtype, what="gradient")
 
 
 @both

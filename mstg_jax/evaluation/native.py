@@ -1,13 +1,15 @@
 """The `native` protocol, that of UVI-Net (Kim et al. 2024, github jungeun122333/UVI-Net).
 
 Nothing is resampled: volumes keep the patient's own grid, cut or padded with zeros about the centre
-to 32 x 128 x 128 (d h w), and every frame then has its own range as [0, 1]. UVI-Net averages over
-frames; here a patient counts once, as in the other protocol. The padding flatters PSNR by several
-dB, so every metric is also taken inside the field of view. A frame's range hangs on its brightest
-voxel, so that scores also tell how well that one is met.
+to 32 x 128 x 128 (d h w), and every true frame then has its own range as [0, 1]. UVI-Net generates
+between ED and ES that are scaled so, and scores what comes out as it is. Here frames come in native
+intensities: what is [0, 1] for them goes from ED's range to ES's with gamma, and no voxel of theirs
+sets it. UVI-Net averages over frames; here a patient counts once, as in the other protocol. The
+padding flatters PSNR by several dB, so every metric is also taken inside the field of view.
 """
 
 from dataclasses import dataclass
+from typing import TypeAlias
 
 import numpy as np
 from jaxtyping import Bool, Float32, Shaped, UInt8
@@ -18,6 +20,7 @@ from mstg_jax.methods.base import Sequence
 
 NATIVE = "native"
 SIZE = (32, 128, 128)
+Limits: TypeAlias = Float32[np.ndarray, "t 1 1 1"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -33,9 +36,10 @@ class NativeTruth:
 
 def native_truth(patient: Patient) -> NativeTruth:
     sequence = patient.sequence
+    frames = centred(patient.frames[sequence])
     return NativeTruth(
         id=patient.id,
-        frames=own_range(centred(patient.frames[sequence])),
+        frames=scaled(frames, *limits(frames)),
         gammas=np.linspace(0, 1, len(sequence), dtype=np.float32),
         labels={
             position: centred(patient.labels[frame])
@@ -57,7 +61,10 @@ def native_sequence(patient: Patient, geometry: Geometry, made: Sequence) -> Seq
         # Zeros would look like folding at the border of the image.
         components = np.moveaxis(geometry.inverse_flow(made.flow), -1, 1)
         flow = np.moveaxis(centred(components, mode="edge"), 1, -1)
-    return Sequence(own_range(centred(frames)), flow)
+    low, high = limits(centred(patient.frames[[patient.ed, patient.es]]))
+    gammas = np.linspace(0, 1, len(frames), dtype=np.float32)[:, None, None, None]
+    ranges = (low[:1] + gammas * (low[1:] - low[:1]), high[:1] + gammas * (high[1:] - high[:1]))
+    return Sequence(scaled(centred(frames), *ranges), flow)
 
 
 def centred(
@@ -73,9 +80,14 @@ def centred(
     return np.pad(volumes[tuple(cut)], pad, mode=mode)  # pyright: ignore[reportCallIssue, reportArgumentType]
 
 
-def own_range(frames: Float32[np.ndarray, "t d h w"]) -> Float32[np.ndarray, "t d h w"]:
-    """Every frame's own minimum and maximum as 0 and 1; a constant frame is 0."""
+def limits(frames: Float32[np.ndarray, "t d h w"]) -> tuple[Limits, Limits]:
+    """Every frame's own minimum and maximum."""
     axes = (1, 2, 3)
-    low = frames.min(axis=axes, keepdims=True)
-    width = frames.max(axis=axes, keepdims=True) - low
-    return (frames - low) / np.where(width > 0, width, np.float32(1))
+    return frames.min(axis=axes, keepdims=True), frames.max(axis=axes, keepdims=True)
+
+
+def scaled(
+    frames: Float32[np.ndarray, "t d h w"], low: Limits, high: Limits
+) -> Float32[np.ndarray, "t d h w"]:
+    """[low, high] of every frame becomes [0, 1]; 0 where both are the same."""
+    return (frames - low) / np.where(high > low, high - low, np.float32(1))
