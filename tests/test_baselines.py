@@ -191,3 +191,14 @@ def test_each_turn_updates_its_own_part():
 
 def kernels(state) -> list[np.ndarray]:
     return [x for x in jax.tree.leaves(state.params) if np.ndim(x) > 1]
+
+
+def test_ukan_predicts_what_it_is_asked_for():
+    """The same network, noise and step are scored against another target each time."""
+    losses = set()
+    for prediction in ("eps", "x0", "v"):
+        made = method("ukan", diffusion=replace(TINY.diffusion, prediction=prediction))
+        loss, _ = made.loss(made.build(np.random.default_rng(0)), BATCH, jax.random.key(0))
+        losses.add(float(loss))
+    assert len(losses) == 3, losses
+    assert np.isfinite(list(losses)).all()

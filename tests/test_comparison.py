@@ -78,7 +78,7 @@ def test_results(out: Path):
     for metric in ("dice.mean", "folding", "ejection_fraction.error", "lv_volume_error"):
         assert blend["summary"][metric]["mean"] is None
     assert blend["summary"]["roughness.ratio"]["mean"] < 0.05
-    assert len(results["tests"]) == 9
+    assert len(results["tests"]) == 6
     assert -1 <= results["truth"]["likeness"]["mean"] <= results["truth"]["likeness"]["max"] <= 1
 
 

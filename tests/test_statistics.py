@@ -43,13 +43,22 @@ def test_paired_tests_by_hand():
         "b": {"psnr": [10.0] * 6},
         "c": {"psnr": [10.0] * 5 + [None]},
     }
-    first, second, third = paired_tests(values)
+    first, second = paired_tests(values)
     assert (first["first"], first["second"], first["patients"]) == ("a", "b", 6)
     assert (first["difference"], first["p"]) == (3.5, 2 / 64)
-    assert first["p_holm"] == pytest.approx(3 * 2 / 64)
+    assert first["p_holm"] == pytest.approx(2 * 2 / 64)
     assert (second["patients"], second["p"]) == (5, 2 / 32)
-    assert second["p_holm"] == pytest.approx(2 * 2 / 32)
-    assert (third["difference"], third["p"], third["p_holm"]) == (0, 1, 1)
+    assert second["p_holm"] == pytest.approx(2 / 32)
+    same = paired_tests({"b": values["b"], "c": values["c"]})[0]
+    assert (same["difference"], same["p"], same["p_holm"]) == (0, 1, 1)
+
+
+def test_each_metric_is_corrected_alone():
+    """Six patients, two metrics: a third test of the same p would make it 3 * 2 / 64."""
+    own = {"psnr": [float(x) for x in range(1, 7)], "nmse": [float(x) for x in range(2, 8)]}
+    zeros = {metric: [0.0] * 6 for metric in own}
+    rows = paired_tests({"a": own, "b": zeros})
+    assert [(row["metric"], row["p_holm"]) for row in rows] == [("psnr", 2 / 64), ("nmse", 2 / 64)]
 
 
 def test_a_signed_rank_by_hand():

@@ -95,12 +95,12 @@ class DiffusionConfig:
     ncc_weight: float = 20.0
     smooth_weight: float = 20.0
     prediction: Literal["eps", "x0", "v"] = "eps"
-    """What the denoiser predicts (method `direct`)."""
+    """What the denoiser predicts (methods `direct` and `ukan`)."""
     frames: int = 4
     """Frames that are denoised together, training and sampling (method `direct`)."""
     sampler: Literal["ddpm", "ddim"] = "ddim"
     sampler_steps: int = 50
-    """Reverse steps of the sampler (method `direct`); ddpm wants all of `steps`."""
+    """Reverse steps of the sampler (methods `direct` and `ukan`); ddpm wants all of `steps`."""
 
 
 @dataclass(frozen=True)

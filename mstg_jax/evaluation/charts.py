@@ -33,7 +33,13 @@ def gamma_chart(path: Path, methods: dict[str, dict[str, Any]]) -> Path:
         axes.set(title=metric.header, xlabel="γ (0 ED, 1 ES)", xlim=(0, 1))
         if not metric.up:
             axes.set_yscale("log")  # a method that fails would flatten the others' curves
-    panels[0].legend(fontsize=8, frameon=False)
+    figure.legend(
+        *panels[0].get_legend_handles_labels(),
+        loc="outside lower center",  # curves of many methods leave no room beside them
+        ncols=len(methods),
+        fontsize=8,
+        frameon=False,
+    )
     return _save(figure, path)
 
 

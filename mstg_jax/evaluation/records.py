@@ -78,8 +78,9 @@ def sections(results: dict[str, Any]) -> list[Section]:
         ),
         Section(
             "Paired tests",
-            "Wilcoxon signed-rank over patients, two-sided; p (Holm) is corrected over all rows. "
-            "Difference: median of first minus second. With n patients p is at least 2 / 2^n.",
+            "The first method against each other one: Wilcoxon signed-rank over patients, "
+            "two-sided; p (Holm) is corrected within a metric. Difference: median of first minus "
+            "second. With n patients p is at least 2 / 2^n.",
             _tests(results["tests"]),
         ),
         Section(

@@ -6,6 +6,8 @@ the data (0.5 instead of 27 million parameters: channels 8, 16, 32 and tokens 32
 to 256 and 320, 512; one residual block per stage instead of two; 4 groups instead of 32), no
 dropout, no weight decay, the U-Net's layers and their initial weights are DDM's
 (models/denoiser.py), and frames are sampled by DDIM in `diffusion.sampler_steps` steps, or by DDPM.
+The network predicts what `diffusion.prediction` says. In the source that is the noise, which after
+short trainings gives frames of noise: at late steps its small errors are large ones of the frame.
 """
 
 from dataclasses import dataclass, field, replace
@@ -19,7 +21,7 @@ from mstg_jax.models.ukan import UKANDenoiser
 
 @dataclass(frozen=True)
 class UKAN(Direct):
-    """Frames are denoised one by one; the network predicts the noise."""
+    """Frames are denoised one by one."""
 
     network: UKANConfig = field(kw_only=True)
 
@@ -28,14 +30,13 @@ class UKAN(Direct):
 
 
 def ukan(config: UKANConfig, diffusion: DiffusionConfig) -> UKAN:
-    """With U-KAN's own diffusion; the sampler and its steps are those of `diffusion`."""
+    """With U-KAN's own diffusion; prediction, sampler and its steps are those of `diffusion`."""
     own = replace(
         diffusion,
         schedule="linear",
         beta_start=config.beta_start,
         beta_end=config.beta_end,
         steps=config.steps,
-        prediction="eps",
         frames=1,
     )
     unet = ModelConfig(
