@@ -36,7 +36,7 @@ def gamma_chart(path: Path, methods: dict[str, dict[str, Any]]) -> Path:
     figure.legend(
         *panels[0].get_legend_handles_labels(),
         loc="outside lower center",  # curves of many methods leave no room beside them
-        ncols=len(methods),
+        ncols=min(len(methods), 8),
         fontsize=8,
         frameon=False,
     )

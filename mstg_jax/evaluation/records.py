@@ -79,7 +79,7 @@ def sections(results: dict[str, Any]) -> list[Section]:
         Section(
             "Paired tests",
             "The first method against each other one: Wilcoxon signed-rank over patients, "
-            "two-sided; p (Holm) is corrected within a metric. Difference: median of first minus "
+            "two-sided; p (Holm) is corrected over all rows. Difference: median of first minus "
             "second. With n patients p is at least 2 / 2^n.",
             _tests(results["tests"]),
         ),

@@ -38,8 +38,8 @@ def paired_tests(
 ) -> list[dict[str, Any]]:
     """Wilcoxon signed-rank tests of the first method against each other one, on every metric.
 
-    Holm's correction is within a metric. Tests of every two methods, corrected together, could not
-    reach 0.05 with ten patients.
+    Holm's correction is over all of them. Tests of every two methods would be so many that ten
+    patients could not reach 0.05.
 
     values: method -> metric -> one value for each patient, in the same order for all methods.
     Patients without a value in either method are left out of a test. Each row has the `metric`,
@@ -49,11 +49,10 @@ def paired_tests(
     rows: list[dict[str, Any]] = []
     first, *others = values
     for metric in values[first]:
-        tests: list[dict[str, Any]] = []
         for second in others:
             pairs = zip(values[first][metric], values[second][metric], strict=True)
             known = [a - b for a, b in pairs if a is not None and b is not None]
-            tests.append(
+            rows.append(
                 {
                     "metric": metric,
                     "first": first,
@@ -64,10 +63,9 @@ def paired_tests(
                     "p_holm": None,
                 }
             )
-        tested = [row for row in tests if row["p"] is not None]
-        for row, corrected in zip(tested, holm([row["p"] for row in tested]), strict=True):
-            row["p_holm"] = corrected
-        rows += tests
+    tested = [row for row in rows if row["p"] is not None]
+    for row, corrected in zip(tested, holm([row["p"] for row in tested]), strict=True):
+        row["p_holm"] = corrected
     return rows
 
 
