@@ -19,6 +19,7 @@ ALLOWED = {
     "kernels": set(),
     "config": set(),
     "shapes": set(),
+    "memory": set(),
     "runs": {"config"},
     "cli": {"config", "runs"},
     "data": {"config", "shapes"},
@@ -27,12 +28,17 @@ ALLOWED = {
     "methods": {"models", "diffusion", "config", "shapes"},
     "evaluation": {"methods", "data", "config", "shapes"},
     "training": {"evaluation", "methods", "data", "config", "shapes"},
-    "bench": {"training", "methods", "models", "config"},
+    "bench": {"training", "methods", "models", "config", "memory"},
     "interop": {"training", "methods", "diffusion", "config", "runs"},
 }
 # A part's command stands above the parts: what its __main__.py may import besides.
-COMMANDS = {"evaluation": {"training", "cli", "runs"}}
-HOST = {"data": {"jax", "flax", "optax", "orbax"}, "cli": {"jax", "flax"}, "runs": {"jax", "flax"}}
+COMMANDS = {"evaluation": {"training", "cli", "runs", "memory"}}
+HOST = {
+    "data": {"jax", "flax", "optax", "orbax"},
+    "cli": {"jax", "flax"},
+    "runs": {"jax", "flax"},
+    "memory": {"jax", "flax", "numpy"},
+}
 
 
 def part(module: str) -> str:

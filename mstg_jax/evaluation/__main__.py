@@ -14,6 +14,7 @@ import tyro
 from mstg_jax import runs
 from mstg_jax.cli import SampleData
 from mstg_jax.config import Config, SettingsError
+from mstg_jax.memory import keep_memory
 
 if TYPE_CHECKING:
     from mstg_jax.evaluation.comparison import Contender
@@ -42,6 +43,7 @@ class Settings:
 
 def main(argv: Sequence[str]) -> int:
     settings = tyro.cli(Settings, args=argv, prog="python -m mstg_jax.evaluation")
+    keep_memory()
     from mstg_jax.data.acdc import DataError
 
     try:
