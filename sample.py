@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 from mstg_jax import runs
 from mstg_jax.cli import SampleConfig, parse_sample
 from mstg_jax.config import Config, SettingsError
-from mstg_jax.memory import keep_memory
 
 if TYPE_CHECKING:
     from mstg_jax.data.acdc import Patient
@@ -18,7 +17,6 @@ if TYPE_CHECKING:
 
 def main(argv: Sequence[str]) -> int:
     options = parse_sample(argv)
-    keep_memory()
     from mstg_jax.data.acdc import DataError
 
     try:

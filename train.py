@@ -6,12 +6,10 @@ from pathlib import Path
 
 from mstg_jax.cli import parse_train
 from mstg_jax.config import Config, SettingsError, validating
-from mstg_jax.memory import keep_memory
 
 
 def main(argv: Sequence[str]) -> int:
     config = parse_train(argv)
-    keep_memory()
     # Everything below takes seconds to import; --help and wrong flags should not wait for it.
     import jax
 

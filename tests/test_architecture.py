@@ -19,7 +19,6 @@ ALLOWED = {
     "kernels": set(),
     "config": set(),
     "shapes": set(),
-    "memory": set(),
     "runs": {"config"},
     "cli": {"config", "runs"},
     "data": {"config", "shapes"},
@@ -28,17 +27,12 @@ ALLOWED = {
     "methods": {"models", "diffusion", "config", "shapes"},
     "evaluation": {"methods", "data", "config", "shapes"},
     "training": {"evaluation", "methods", "data", "config", "shapes"},
-    "bench": {"training", "methods", "models", "config", "memory"},
+    "bench": {"training", "methods", "models", "config"},
     "interop": {"training", "methods", "diffusion", "config", "runs"},
 }
 # A part's command stands above the parts: what its __main__.py may import besides.
-COMMANDS = {"evaluation": {"training", "cli", "runs", "memory"}}
-HOST = {
-    "data": {"jax", "flax", "optax", "orbax"},
-    "cli": {"jax", "flax"},
-    "runs": {"jax", "flax"},
-    "memory": {"jax", "flax", "numpy"},
-}
+COMMANDS = {"evaluation": {"training", "cli", "runs"}}
+HOST = {"data": {"jax", "flax", "optax", "orbax"}, "cli": {"jax", "flax"}, "runs": {"jax", "flax"}}
 
 
 def part(module: str) -> str:

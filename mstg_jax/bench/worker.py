@@ -10,14 +10,12 @@ from importlib import import_module
 from pathlib import Path
 from typing import Literal, NamedTuple, get_args
 
-from mstg_jax.memory import keep_memory
-
 Quantity = Literal[
     "training step", "denoiser forward", "deformation forward", "sequence of 10 frames"
 ]
 QUANTITIES: tuple[Quantity, ...] = get_args(Quantity)
 FRAMES = 10
-WARM = 2  # runs that do not count, after the one that compiles
+WARM = 2  # runs that do not count
 TESTS = Path(__file__).parents[2] / "tests"
 
 
@@ -31,7 +29,6 @@ class Request(NamedTuple):
 def prepare(request: Request) -> Callable[[], object]:
     """What is measured; it returns when it is done."""
     if request.side == "jax":
-        keep_memory()  # as train.py and sample.py do
         from mstg_jax.bench.workloads import prepare as prepare_jax
 
         return prepare_jax(request.preset, request.quantity, request.size)
@@ -70,10 +67,9 @@ def main(text: str) -> None:
     except (ImportError, FileNotFoundError) as error:
         answer(str(error))
         return
-    run()
-    forget_peak()
     for _ in range(WARM):
         run()
+    forget_peak()
     answer(0.0)
     for command in sys.stdin:
         if command.strip() == "peak":

@@ -14,7 +14,6 @@ import tyro
 from mstg_jax import runs
 from mstg_jax.cli import SampleData
 from mstg_jax.config import Config, SettingsError
-from mstg_jax.memory import keep_memory
 
 if TYPE_CHECKING:
     from mstg_jax.evaluation.comparison import Contender
@@ -43,7 +42,6 @@ class Settings:
 
 def main(argv: Sequence[str]) -> int:
     settings = tyro.cli(Settings, args=argv, prog="python -m mstg_jax.evaluation")
-    keep_memory()
     from mstg_jax.data.acdc import DataError
 
     try:
