@@ -79,6 +79,21 @@ def test_an_untrained_model_is_close_to_the_blend():
     np.testing.assert_allclose(made.frames, (1 - share) * frames[0] + share * frames[-1], atol=0.02)
 
 
+@pytest.mark.parametrize("between", [True, False])
+def test_only_on_request_do_frames_between_supervise(between):
+    method = make_method(settings(between=between))
+    gammas = np.linspace(0, 1, 3, dtype=np.float32)
+    frames = jnp.asarray(moving((8, 16, 16), gammas))[..., None]
+    graph, params = new_model(method, seed=0)
+    model = nnx.merge(graph, params)
+    unknown = jnp.full_like(frames[None, 1:2], jnp.nan)
+    batch = {"ed": frames[:1], "es": frames[2:], "gammas": jnp.asarray(gammas[None, 1:2])}
+    losses = [
+        method.loss(model, batch | {"frames": unknown}, jax.random.key(i))[0] for i in range(6)
+    ]
+    assert bool(jnp.isnan(jnp.stack(losses)).any()) == between
+
+
 def test_training_brings_frames_closer():
     config = settings()
     method = make_method(config)

@@ -11,8 +11,10 @@ class MotionConfig:
     ends: Literal["ed", "both"] = "ed"
     """What frames are warped from: ED as in the paper, or ED and ES, blended; only with `both` do
     the other items count."""
+    between: bool = True
+    """The frames between ED and ES supervise; without them each end is only moved to the other."""
     frame_weight: float = 1e4
-    """Weight of the mean squared error of a frame between ED and ES."""
+    """Weight of the mean squared error of a frame."""
     coarse: bool = True
     """Flows at half the size first, which the deformation network then completes."""
     time_course: bool = True

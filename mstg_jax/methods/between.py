@@ -23,6 +23,7 @@ from mstg_jax.shapes import Image
 
 Moments: TypeAlias = Float[Array, " b"]
 AT_ES = 0.2  # share of the steps in which ES is the frame that supervises the flows
+AT_END = 0.5  # the same without frames in between; in all others it is ED
 CLEAN = 0.5  # share of the steps in which the denoiser sees ES itself, as when it generates
 ALONE = 0.2  # weight of each warped end beside the blended frame
 
@@ -43,6 +44,7 @@ class Between:
         """MSE(noise, code) + w MSE(frame) + w |grad flows|^2 at one of the frames in between.
 
         In some steps it is ES, which only the flows have to reach: they make the labels at ES.
+        Without `motion.between` it is ED in all others.
         """
         schedule = make_schedule(self.diffusion)
         ed, es = (2 * batch[name] - 1 for name in ("ed", "es"))
@@ -54,9 +56,13 @@ class Between:
         x_t = jnp.where(_wide(clean), es, q_sample(schedule, es, t, noise))
         code = model.code(ed, es, x_t, t)
 
-        at_es = jax.random.bernoulli(key_end, AT_ES, (count,))
-        truth = jnp.where(_wide(at_es), batch["es"], batch["frames"][:, 0])
-        gamma = jnp.where(at_es, 1.0, batch["gammas"][:, 0])
+        if self.motion.between:
+            share, other, moment = AT_ES, batch["frames"][:, 0], batch["gammas"][:, 0]
+        else:
+            share, other, moment = AT_END, batch["ed"], jnp.zeros(count)
+        at_es = jax.random.bernoulli(key_end, share, (count,))
+        truth = jnp.where(_wide(at_es), batch["es"], other)
+        gamma = jnp.where(at_es, 1.0, moment)
         motion = model.motion(batch["ed"], batch["es"], code, gamma)
         parts = {
             "noise": jnp.mean(jnp.where(_wide(clean), 0.0, jnp.square(noise - code))),
