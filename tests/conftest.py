@@ -9,22 +9,18 @@ import os
 import sys
 from collections import defaultdict
 from importlib.metadata import version
-from importlib.util import find_spec
 from itertools import chain
 
 import pytest
 from jaxtyping import install_import_hook
 
 os.environ["JAX_PLATFORMS"] = "cpu"
+os.environ["TRITON_INTERPRET"] = "1"  # before any import of triton; PyTorch imports it, too
 os.environ["XLA_FLAGS"] = (
     "--xla_force_host_platform_device_count=4 --xla_backend_optimization_level=0"
 )
 if version("jax").startswith("0.10."):  # a later XLA stops at this flag: it has no other emitters
     os.environ["XLA_FLAGS"] += " --xla_cpu_use_fusion_emitters=false"
-if find_spec("triton"):  # before PyTorch imports it: test_triton_gpu.py runs the kernels in Python
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("TRITON_INTERPRET", "1")
-        import triton.language  # noqa: F401
 install_import_hook(["mstg_jax", "kernels"], "beartype.beartype")
 
 import jax  # noqa: E402  after its environment

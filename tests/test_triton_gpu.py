@@ -1,7 +1,7 @@
 """The Triton kernels: their numbers in the interpreter, their machine code, and XLA's programs.
 
-The interpreter must be chosen before triton and the kernels are imported; programs that are started
-here must not see that choice, and compile.
+conftest.py chooses the interpreter; programs that are started here must not see that choice, and
+compile.
 """
 
 import json
@@ -33,25 +33,23 @@ from kernels.selective_scan.tuning import Plan, Scan, Tile, carry_tile, gpu_tile
 
 if find_spec("triton") is None:
     pytest.skip("triton is not installed", allow_module_level=True)
-os.environ["TRITON_INTERPRET"] = "1"
-try:
-    import triton
-    import triton_interpreter
-    from triton import language as tl
+import triton
+import triton_interpreter
+from triton import language as tl
 
-    from kernels.selective_scan import traffic, triton_gpu
-    from kernels.selective_scan.triton_tiles import compose
+from kernels.selective_scan import traffic, triton_gpu
+from kernels.selective_scan.triton_tiles import compose
 
-    @triton.jit
-    def scans(a, b, forth, back):
-        at = tl.arange(0, 4)[:, None] * 2 + tl.arange(0, 2)[None, :]
-        x, y = tl.load(a + at), tl.load(b + at)
-        _, h = tl.associative_scan((x, y), 0, compose)
-        tl.store(forth + at, h)
-        _, h = tl.associative_scan((x, y), 0, compose, reverse=True)
-        tl.store(back + at, h + tl.flip(x, 0))
-finally:
-    del os.environ["TRITON_INTERPRET"]
+
+@triton.jit
+def scans(a, b, forth, back):
+    at = tl.arange(0, 4)[:, None] * 2 + tl.arange(0, 2)[None, :]
+    x, y = tl.load(a + at), tl.load(b + at)
+    _, h = tl.associative_scan((x, y), 0, compose)
+    tl.store(forth + at, h)
+    _, h = tl.associative_scan((x, y), 0, compose, reverse=True)
+    tl.store(back + at, h + tl.flip(x, 0))
+
 
 ROOT = Path(__file__).parents[1]
 
@@ -155,7 +153,6 @@ def test_small_steps_keep_their_digits(interpreted):
 
 
 def test_scans_of_slices_are_the_interpreters_own(monkeypatch):
-    monkeypatch.setenv("TRITON_INTERPRET", "1")
     rng = np.random.default_rng(0)
     inputs = [rng.standard_normal((4, 2)).astype(np.float32) for _ in range(2)]
 
@@ -225,7 +222,8 @@ def test_why_it_is_unavailable(monkeypatch):
 
 def program(*arguments):
     """What it prints. jax_triton, once imported, clears the place of triton's cache."""
-    env = {k: v for k, v in os.environ.items() if k != "TRITON_CACHE_DIR"}
+    hidden = ("TRITON_CACHE_DIR", "TRITON_INTERPRET")
+    env = {k: v for k, v in os.environ.items() if k not in hidden}
     env |= {"PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu"}
     command = [sys.executable, *arguments]
     done = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True)

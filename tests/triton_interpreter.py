@@ -1,6 +1,7 @@
 """Triton kernels on the CPU: the interpreter, with jax arrays for torch's and with faster scans.
 
-TRITON_INTERPRET=1 must be in the environment when triton and the kernels are imported.
+conftest.py puts TRITON_INTERPRET=1 into the environment: triton asks for it when it and the kernels
+are imported, and again when they run.
 """
 
 from types import SimpleNamespace
@@ -106,7 +107,6 @@ def launch(kernel, grid, inputs, out_shapes, num_warps, **constexprs):
 
 def install(patch):
     """With pytest's monkeypatch."""
-    patch.setenv("TRITON_INTERPRET", "1")  # triton asks again when it runs
     patch.setattr(interpreter.ScanOps, "generic_scan", scan)
     patch.setattr(interpreter.ReduceOps, "generic_reduce", reduce)
     patch.setattr(interpreter.InterpretedFunction, "__call__", call)
