@@ -170,7 +170,7 @@ def test_remat_saves_memory(mixer):
     """Of the program for this platform: CPU once compiled what is computed again only once."""
 
     def temporary(remat: bool) -> int:
-        model = denoiser(channels=(8,), depth=3, mixer=mixer, mixer_stages=(0,), remat=remat)
+        model = denoiser(channels=(8,), mixer=mixer, mixer_stages=(0,), remat=remat)
         graph, params = nnx.split(model, nnx.Param)
         x = normal(0, 1, 1, 8, 16, 16, 3)
         grad = jax.jit(jax.grad(lambda p: jnp.sum(nnx.merge(graph, p)(x, T))))
