@@ -38,6 +38,16 @@ def pytest_configure(config):
     )
 
 
+@pytest.fixture
+def commands_in(monkeypatch):
+    """A function of the folder to call train.main and sample.main in.
+
+    Compiled programs are not kept: the setting would outlive the test.
+    """
+    monkeypatch.setattr("mstg_jax.methods.platform.keep_programs", lambda cache: None)
+    return monkeypatch.chdir
+
+
 @pytest.fixture(autouse=True)
 def measured_errors(request, record_property):
     """What a test found with `parity.relative`, for the table at the end."""

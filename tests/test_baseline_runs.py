@@ -19,10 +19,9 @@ def cache(tmp_path_factory) -> Path:
 
 
 @pytest.fixture(autouse=True)
-def one_place(cache: Path, monkeypatch):
-    """Runs are below the cache; compiled programs are kept there, and not afterwards."""
-    monkeypatch.chdir(cache)
-    monkeypatch.setattr("mstg_jax.methods.platform.keep_programs", lambda cache: None)
+def one_place(cache: Path, commands_in):
+    """Runs are below the cache."""
+    commands_in(cache)
 
 
 def run(name: str, folder: str, *args: str) -> None:

@@ -85,9 +85,8 @@ def test_only_on_request_do_frames_between_supervise(between):
     gammas = np.linspace(0, 1, 3, dtype=np.float32)
     frames = jnp.asarray(moving((8, 16, 16), gammas))[..., None]
     graph, params = new_model(method, seed=0)
-    unknown = jnp.full_like(frames[None, 1:2], jnp.nan)
     batch = {"ed": frames[:1], "es": frames[2:], "gammas": jnp.asarray(gammas[None, 1:2])}
-    batch |= {"frames": unknown}
+    batch["frames"] = jnp.full_like(frames[None, 1:2], jnp.nan)  # unknown
     loss = jax.jit(lambda params, key: method.loss(nnx.merge(graph, params), batch, key)[0])
     losses = [loss(params, jax.random.key(i)) for i in range(6)]
     assert bool(jnp.isnan(jnp.stack(losses)).any()) == between

@@ -99,8 +99,8 @@ def test_killed_and_resumed_equals_uninterrupted_to_the_last_bit(finished: Path,
     slow.communicate()
     kept = {int(p.name) for p in (folder / "checkpoints").iterdir() if p.name.isdigit()}
     last = max(kept)
-    run("train.py", "--resume", "--run", folder, "--train.steps", last + 2, cache=cache)
     assert last + 2 <= 10, "killed too late for what the uninterrupted run holds"
+    run("train.py", "--resume", "--run", folder, "--train.steps", last + 2, cache=cache)
     resumed = [line for line in train_lines(folder) if line["step"] > last]
     assert [line["step"] for line in resumed] == [last + 1, last + 2]
     assert resumed == train_lines(finished)[last : last + 2]
@@ -182,10 +182,9 @@ FOUR = ("demo-tiny", "--train.batch", "4")  # patients for the four devices of t
 
 
 @pytest.fixture
-def refused(finished: Path, cache: Path, monkeypatch, capsys):
+def refused(finished: Path, commands_in, capsys):
     """Call train.py's or sample.py's main beside the finished run; what it says on stderr."""
-    monkeypatch.chdir(cache)
-    monkeypatch.setattr("mstg_jax.methods.platform.keep_programs", lambda cache: None)
+    commands_in(finished.parent)
 
     def call(script: ModuleType, *args: str) -> str:
         try:
