@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from acdc_files import ZOOMS, edit_header, make_patient, problems_of, save, set_info
 
-from mstg_jax.data import acdc
+from mstg_jax.data import verify
 from mstg_jax.data.acdc import DataError, find_patients, read_patient
 from mstg_jax.data.export import write_sequence
 
@@ -127,9 +127,18 @@ def test_wrong_number_of_frames_is_a_note(folder: Path):
 @pytest.mark.parametrize("name", ["frame01_gt", "frame04", "4d_gt"])
 def test_shapes_must_agree(folder: Path, name: str):
     make_patient(folder, labels="all")
-    save(folder / f"patient007_{name}.nii.gz", np.ones((3, 9, 9), np.uint8), ZOOMS)
+    whole = name == "4d_gt"
+    shape = (5, 3, 9, 9) if whole else (3, 9, 9)
+    voxels = np.ones(shape, np.uint8)
+    voxels[..., 0] = 2
+    save(folder / f"patient007_{name}.nii.gz", voxels, (*ZOOMS, 0.04)[: len(shape)])
     found = problems_of(folder)
     assert f"patient007_{name}.nii.gz has shape (9, 9, 3) but the image in patient007_4d" in found
+    if whole:
+        save(folder / "patient007_4d_gt.nii.gz", voxels[:4, :, :, :8], (*ZOOMS, 0.04))
+        assert "patient007_4d_gt.nii.gz has 4 frames but patient007_4d.nii" in problems_of(folder)
+        save(folder / "patient007_4d_gt.nii.gz", voxels[0], ZOOMS)
+        assert "has shape (9, 9, 3); it must be (x, y, z, t)" in problems_of(folder)
 
 
 def test_labels_of_one_frame_only(folder: Path):
@@ -217,7 +226,7 @@ def test_verify_prints_every_patient_and_problem(tmp_path: Path, capsys, monkeyp
     set_info(tmp_path / "testing" / "patient004", ES=99, ED=None)
     monkeypatch.setattr(sys, "argv", ["acdc", "verify", str(tmp_path)])
     with pytest.raises(SystemExit) as caught:
-        acdc.main()
+        verify.main()
     assert caught.value.code == 1
     lines = capsys.readouterr().out.splitlines()
     assert re.match(
@@ -243,4 +252,4 @@ def test_verify_as_a_command(tmp_path: Path):
 
 @pytest.mark.skipif("MSTG_ACDC_ROOT" not in os.environ, reason="MSTG_ACDC_ROOT is not set")
 def test_real_patients_are_fine(capsys):
-    assert acdc.verify(Path(os.environ["MSTG_ACDC_ROOT"])) == 0
+    assert verify.verify(Path(os.environ["MSTG_ACDC_ROOT"])) == 0

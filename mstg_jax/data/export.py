@@ -6,7 +6,7 @@ import nibabel as nib
 import numpy as np
 from jaxtyping import Float32, Shaped, UInt8
 
-from mstg_jax.data.acdc import Patient
+from mstg_jax.data.patient import Patient
 
 VECTOR_INTENT = 1007
 

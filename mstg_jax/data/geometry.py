@@ -11,7 +11,8 @@ from typing import Literal
 import numpy as np
 from jaxtyping import Bool, Float, Float32, UInt8
 
-from mstg_jax.data.acdc import DataError, Patient
+from mstg_jax.data.nifti import DataError
+from mstg_jax.data.patient import Patient
 
 Triple = tuple[float, float, float]
 Size = tuple[int, int, int]

@@ -1,14 +1,15 @@
-"""Read NIfTI-1 files without trusting them, and write them."""
+"""Read NIfTI-1 files without trusting them."""
 
 import gzip
 import io
 import math
 import zlib
+from dataclasses import dataclass
 from pathlib import Path
 
 import nibabel as nib
 import numpy as np
-from jaxtyping import Float32, Shaped, UInt8
+from jaxtyping import Float32, Shaped
 from nibabel.spatialimages import HeaderDataError
 
 HEADER_BYTES = 348
@@ -29,10 +30,18 @@ class DataError(ValueError):
     """Files on disk that cannot be used; one problem per line, each naming the file."""
 
 
-def read_image(
-    path: Path, ndim: int
-) -> tuple[nib.Nifti1Header, Float32[np.ndarray, "..."], list[str]]:
-    """Header, voxels and what is wrong with them, of a sequence (t d h w) or a volume (d h w).
+@dataclass(frozen=True, eq=False)
+class Volume:
+    """A file's header as it stands and its voxels, ([t] d h w); problems make it unusable."""
+
+    name: str
+    header: nib.Nifti1Header
+    voxels: Shaped[np.ndarray, "*t d h w"]
+    problems: tuple[str, ...] = ()
+
+
+def read_image(path: Path, ndim: int) -> Volume:
+    """A sequence (t d h w) or a volume (d h w) as float32, with what is wrong with it.
 
     Raises DataError if the file cannot be read or has another number of axes.
     """
@@ -42,7 +51,8 @@ def read_image(
         raise DataError(f"{path.name} has shape {voxels.shape[::-1]}; it must be {needed}")
     with np.errstate(all="ignore"):
         voxels = np.ascontiguousarray(voxels, dtype=np.float32)
-    return header, voxels, _problems(path.name, header, voxels.reshape(-1, *voxels.shape[-3:]))
+    problems = _problems(path.name, header, voxels.reshape(-1, *voxels.shape[-3:]))
+    return Volume(path.name, header, voxels, tuple(problems))
 
 
 def _problems(
@@ -64,15 +74,21 @@ def _problems(
     return problems
 
 
-def read_labels(path: Path) -> UInt8[np.ndarray, "..."]:
-    """Labels of any numeric type as uint8, ([t] d h w); raises DataError if one is none of 0..3."""
-    _, voxels = _read(path)
+def read_labels(path: Path, ndim: int) -> Volume:
+    """Labels of any numeric type as uint8, of every frame (t d h w) or of one (d h w).
+
+    Raises DataError if the file cannot be read, has another number of axes, or values besides 0..3.
+    """
+    header, voxels = _read(path)
+    if voxels.ndim != ndim:
+        needed = "(x, y, z, t)" if ndim == 4 else "(x, y, z)"
+        raise DataError(f"{path.name} has shape {voxels.shape[::-1]}; it must be {needed}")
     with np.errstate(invalid="ignore"):
         labels = np.ascontiguousarray(voxels, dtype=np.uint8)
     if not np.array_equal(labels, voxels) or labels.max() > 3:
         values = np.unique(voxels)[:8].tolist()
         raise DataError(f"{path.name} has the values {values}; labels are {LABELS}")
-    return labels
+    return Volume(path.name, header, labels)
 
 
 def _read(path: Path) -> tuple[nib.Nifti1Header, Shaped[np.ndarray, "..."]]:

@@ -16,13 +16,15 @@ import numpy as np
 from jaxtyping import Bool, Float32, UInt8
 
 from mstg_jax.config import DataConfig, SettingsError
-from mstg_jax.data.acdc import DataError, Patient, find_patients, patient_files, read_patient
+from mstg_jax.data.acdc import find_patients, patient_files, read_patient
 from mstg_jax.data.geometry import Geometry
+from mstg_jax.data.nifti import DataError
+from mstg_jax.data.patient import Patient
 
 if TYPE_CHECKING:
     import grain
 
-CACHE_VERSION = 1
+CACHE_VERSION = 2
 UNKNOWN = 255
 """Label of every voxel where a patient has no labels."""
 
