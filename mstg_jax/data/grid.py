@@ -7,9 +7,9 @@ and two files are on one grid where their affines say so, or else their directio
 from dataclasses import dataclass
 from functools import cached_property
 
-import nibabel as nib
 import numpy as np
 from jaxtyping import Float, Shaped
+from nibabel.affines import voxel_sizes
 from nibabel.orientations import aff2axcodes, apply_orientation, inv_ornt_aff, io_orientation
 
 from mstg_jax.data.nifti import DataError, Volume
@@ -37,13 +37,13 @@ class Grid:
 
     @classmethod
     def of(cls, volume: Volume) -> "Grid":
-        header, affine = volume.header, np.asarray(volume.header.get_best_affine())
+        header = volume.header
         return cls(
             name=volume.name,
             shape=volume.voxels.shape[:-4:-1],
             sizes=np.asarray(header["pixdim"][1:4], float),
-            affine=affine,
-            coded=bool(header["sform_code"] > 0 or header["qform_code"] > 0),
+            affine=np.asarray(header.get_best_affine()),
+            coded=any(int(header[f"{form}_code"]) > 0 for form in ("sform", "qform")),
         )
 
     @property
@@ -64,7 +64,7 @@ class Grid:
 
     @cached_property
     def placed(self) -> Float[np.ndarray, "4 4"]:
-        lengths = nib.affines.voxel_sizes(self.affine)
+        lengths = voxel_sizes(self.affine)
         if not (self.sized and lengths.all()):
             return self.affine
         return self.affine @ np.diag([*(self.sizes / lengths), 1.0])
@@ -132,7 +132,7 @@ def _orientation(
         return None
     order = np.argsort(orientation[:, 0])
     moved = other_affine @ inv_ornt_aff(orientation, other.shape)
-    smallest = float(min(nib.affines.voxel_sizes(image_affine)))
+    smallest = float(min(voxel_sizes(image_affine)))
     fits = (
         tuple(np.array(other.shape)[order]) == image.shape
         and _distance(image_affine, moved, image.shape) <= TOLERANCE * smallest

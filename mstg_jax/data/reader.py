@@ -6,6 +6,7 @@ import numpy as np
 from jaxtyping import Float32, UInt8
 
 from mstg_jax.data.grid import Grid, aligned
+from mstg_jax.data.labels import MNMS, swapped
 from mstg_jax.data.nifti import DataError, Volume, read_image, read_labels
 from mstg_jax.data.patient import Patient
 
@@ -91,11 +92,14 @@ class Reader:
         paths = (self.folder / f"{self.name}_{kind}{end}" for end in (".nii.gz", ".nii"))
         return next((path for path in paths if path.is_file()), None)
 
+    def missing(self, kind: str) -> str:
+        return f"{self.name}_{kind}.nii.gz (or .nii) is missing"
+
     def image(self, kind: str, ndim: int) -> Volume | None:
         """The 4D (t d h w) or one frame (d h w)."""
         path = self.path(kind)
         if path is None:
-            self.problems.append(f"{self.name}_{kind}.nii.gz (or .nii) is missing")
+            self.problems.append(self.missing(kind))
             return None
         try:
             volume = read_image(path, ndim)
@@ -135,24 +139,39 @@ class Reader:
         return voxels
 
     def labels(self, numbers: list[int]) -> dict[int, UInt8[np.ndarray, "d h w"]]:
-        """0-based frame -> labels. The files of single frames win over the 4D labels."""
-        labels: dict[int, np.ndarray] = {}
+        """0-based frame -> labels. The files of single frames win over the 4D labels.
+
+        Where others have labels, a frame of nothing but background counts as unlabelled, as in the
+        M&Ms challenge: a heart has some volume in every frame.
+        """
         whole = self.path("4d_gt")
-        if whole:
-            every = self.label_file(whole, 4)
-            labels = {} if every is None else dict(enumerate(every))
-        paths = {number: self.path(f"frame{number:02d}_gt") for number in numbers}
-        for number, path in paths.items():
-            if path:
-                one = self.label_file(path, 3)
-                labels |= {} if one is None else {number - 1: one}
-            elif not whole and any(paths.values()):
-                self.problems.append(
-                    f"{self.name}_frame{number:02d}_gt.nii.gz (or .nii) is missing; "
-                    "labels are needed for both ED and ES, or for neither"
-                )
-        if not whole and not any(paths.values()):
+        files = {number: self.path(f"frame{number:02d}_gt") for number in numbers}
+        if not whole and not any(files.values()):
             self.notes.append("no labels")
+            return {}
+        before = len(self.problems)
+        every = self.label_file(whole, 4) if whole else None
+        found = {} if every is None else dict(enumerate(every))
+        for number, path in files.items():
+            one = self.label_file(path, 3) if path else None
+            found |= {} if one is None else {number - 1: one}
+        if len(self.problems) > before:
+            return {}
+        labels = {frame: one for frame, one in found.items() if one.any()}
+        if whole and 0 < len(labels) < len(found):
+            have = ", ".join(str(frame + 1) for frame in sorted(labels))
+            self.notes.append(f"only frames {have} are labelled; the others count as unlabelled")
+        missing = [number for number in numbers if number - 1 not in labels]
+        if missing == numbers:
+            self.notes.append("no labels of ED and ES")
+            return {}
+        for number in missing:
+            path = files[number] or whole
+            what = f"{path.name} has no label of frame {number}" if path else None
+            what = what or self.missing(f"frame{number:02d}_gt")
+            self.problems.append(f"{what}; labels are needed for both ED and ES, or for neither")
+        if any(swapped(labels[number - 1]) for number in numbers if number not in missing):
+            self.notes.append(f"label 1 lies inside label 2: the codes seem to be {MNMS}")
         return labels
 
     def label_file(self, path: Path, ndim: int) -> np.ndarray | None:
