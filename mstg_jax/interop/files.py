@@ -1,23 +1,35 @@
-"""Files of PyTorch weights: .safetensors, and .pth or .pt read without running what is in them."""
+"""Files of PyTorch weights: .safetensors, and .pth or .pt read without running what is in them.
 
-import pickle
+What torch.save writes (a zip archive) has a checksum of every tensor, which torch.load does not
+look at; `read_tensors` does. PyTorch's format before 1.6, .safetensors, and archives that were
+written without checksums have none: there, damage that leaves numbers cannot be told from weights.
+"""
+
+import io
+import re
+import warnings
+from contextlib import suppress
 from importlib import import_module
 from pathlib import Path
 from typing import Any
+from zipfile import ZipFile
 
 import numpy as np
+from jax import numpy as jnp
 
 from mstg_jax.config import SettingsError
 
 NESTED = ("state_dict", "model", "model_state_dict")  # where training scripts put the weights
+ZIP = b"PK\x03\x04"
 
 
 def read_tensors(path: Path) -> dict[str, np.ndarray]:
-    """Every tensor of a file, by name; half precision becomes float32.
+    """Every tensor of a file, by name, in the type that it is stored in.
 
     Raises:
         FileNotFoundError: there is no such file.
-        SettingsError: it is not a file of tensors, or what reads it is not installed.
+        SettingsError: it is not a file of tensors, it is damaged, it has a tensor that NumPy has no
+            form of (sparse, quantised, float8, without values), or what reads it is not installed.
     """
     if not path.is_file():
         raise FileNotFoundError(f"there is no file {path}")
@@ -25,60 +37,131 @@ def read_tensors(path: Path) -> dict[str, np.ndarray]:
         return _read_safetensors(path)
     torch = _torch(f"read {path}")
     try:
-        found = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, OSError) as error:
-        first = str(error).splitlines()[0]
+        found = _load(torch, path)
+    except MemoryError:
+        raise
+    except Exception as error:  # on arbitrary bytes torch and zipfile raise nearly every type
         raise SettingsError(
-            f"{path} cannot be read as PyTorch weights ({first}); needed is a state_dict as "
-            "torch.save writes it: tensors by name, no other objects"
+            f"{path} cannot be read as PyTorch weights ({_reason(error)}); needed is a state_dict "
+            "as torch.save writes it: tensors by name, no other objects"
         ) from error
-    for name in NESTED:
-        if isinstance(found, dict) and isinstance(found.get(name), dict):
-            found = found[name]
+    for _ in NESTED:
+        inside = [found[k] for k in NESTED if isinstance(found, dict) and k in found]
+        found = next((x for x in inside if isinstance(x, dict)), found)
     if not isinstance(found, dict) or not found:
-        raise SettingsError(f"{path} holds a {type(found).__name__}; needed is a state_dict")
+        what = "an empty dict" if found == {} else f"a {type(found).__name__}"
+        raise SettingsError(f"{path} holds {what}; needed is a state_dict")
     if wrong := [k for k, x in found.items() if not isinstance(x, torch.Tensor)]:
         raise SettingsError(
             f"{path} has entries that are no tensors: {', '.join(map(str, wrong))}; "
             "needed is a state_dict"
         )
-    return {name: _array(x) for name, x in found.items()}
+    if wrong := [k for k in found if not isinstance(k, str)]:
+        raise SettingsError(
+            f"{path} has tensors whose names are no strings: {', '.join(map(str, wrong))}; "
+            "needed is a state_dict"
+        )
+    return {name: _array(torch, x, f"{path}: {name}") for name, x in found.items()}
 
 
 def write_tensors(path: Path, tensors: dict[str, np.ndarray]) -> None:
     """As .safetensors, .pth or .pt, complete or not at all.
 
-    Raises SettingsError for another suffix, or if what writes it is not installed.
+    Raises SettingsError for another suffix, if the file cannot be written, or if what writes it is
+    not installed.
     """
     if path.suffix not in (".safetensors", ".pth", ".pt"):
         raise SettingsError(f"{path} must end in .pth, .pt or .safetensors")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f"{path.name}.partial")
+    content = io.BytesIO()
     if path.suffix == ".safetensors":
-        _safetensors(f"write {path}").save_file(tensors, partial)
+        content.write(_safetensors(f"write {path}").numpy.save(tensors))
     else:
         torch = _torch(f"write {path}")
-        torch.save({name: torch.from_numpy(x.copy()) for name, x in tensors.items()}, partial)
-    partial.replace(path)
+        torch.save({name: _tensor(torch, x) for name, x in tensors.items()}, content)
+    partial = path.with_name(f"{path.name}.partial")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        partial.write_bytes(content.getbuffer())
+        partial.replace(path)
+    except OSError as error:
+        with suppress(OSError):
+            partial.unlink()
+        raise SettingsError(f"{path} cannot be written ({error.strerror})") from error
+
+
+def _load(torch: Any, path: Path) -> Any:
+    """What torch.load finds; raises anything at all."""
+    with path.open("rb") as file:
+        start = file.read(len(ZIP))
+    if not start:
+        raise ValueError("the file is empty")
+    source: Any = path
+    if start == ZIP:
+        with ZipFile(path) as archive:
+            if any(part.CRC for part in archive.infolist()):
+                source = _checked(archive)
+    else:
+        source = io.BytesIO(path.read_bytes())  # where no length in the file asks for more than it
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return torch.load(source, map_location="cpu", weights_only=True)
+
+
+def _checked(archive: ZipFile) -> io.BytesIO:
+    """A copy of what has the right checksum. torch.load would read damaged headers in a way of its
+    own: a tensor that they call a folder becomes what happens to be in memory."""
+    copy = io.BytesIO()
+    with ZipFile(copy, "w") as sound:
+        for part in archive.infolist():
+            sound.writestr(part.filename, archive.read(part))
+    copy.seek(0)
+    return copy
+
+
+def _reason(error: Exception) -> str:
+    """One line of an error; PyTorch's on other objects is a page, with colours."""
+    if found := re.search(r"GLOBAL (\S+)", str(error)):
+        return f"it holds {found[1]}, which is no tensor"
+    line = next(iter(str(error).strip().splitlines()), "")
+    return line if " " in line else f"{type(error).__name__} {line}".strip()
 
 
 def _read_safetensors(path: Path) -> dict[str, np.ndarray]:
+    library = _safetensors(f"read {path}")
+    name = ""
     try:
-        found = _safetensors(f"read {path}").load_file(path)
+        with library.safe_open(path, framework="np") as file:
+            tensors = {}
+            for name in file.keys():  # noqa: SIM118  it is no dict
+                tensors[name] = file.get_tensor(name)
+            return tensors
+    except MemoryError:
+        raise
     except Exception as error:  # its own error class has no public name
-        if isinstance(error, SettingsError):
-            raise
-        raise SettingsError(f"{path} cannot be read as .safetensors: {error}") from error
-    return {name: _single(x) for name, x in found.items()}
+        at = f"at {name}: " if name else ""
+        raise SettingsError(
+            f"{path} cannot be read as .safetensors ({at}{_reason(error)})"
+        ) from error
 
 
-def _single(x: np.ndarray) -> np.ndarray:
-    return x.astype(np.float32) if x.dtype.itemsize == 2 else x
+def _array(torch: Any, x: Any, name: str) -> np.ndarray:
+    half = x.dtype == torch.bfloat16  # which torch does not give to NumPy itself
+    try:
+        array = (x.view(torch.int16) if half else x).numpy(force=True)
+    except (TypeError, RuntimeError, NotImplementedError) as error:
+        kind = f"{x.dtype}, {x.layout}, on {x.device}".replace("torch.", "")
+        raise SettingsError(
+            f"{name} is no plain tensor ({kind}); needed are float32, float64, float16 or "
+            "bfloat16 values, dense and on the CPU"
+        ) from error
+    return array.view(jnp.bfloat16) if half else array
 
 
-def _array(x: Any) -> np.ndarray:
-    x = x.detach()
-    return (x.float() if x.element_size() == 2 else x).numpy()
+def _tensor(torch: Any, x: np.ndarray) -> Any:
+    """A copy: torch.save would write all of an array of which this is a part."""
+    if x.dtype == jnp.bfloat16:
+        return torch.from_numpy(x.view(np.int16).copy()).view(torch.bfloat16)
+    return torch.from_numpy(x.copy())
 
 
 def _torch(purpose: str) -> Any:
@@ -86,7 +169,8 @@ def _torch(purpose: str) -> Any:
 
 
 def _safetensors(purpose: str) -> Any:
-    return _needed("safetensors.numpy", purpose, "safetensors", "pip install safetensors")
+    _needed("safetensors.numpy", purpose, "safetensors", "pip install safetensors")
+    return import_module("safetensors")
 
 
 def _needed(module: str, purpose: str, name: str, remedy: str) -> Any:

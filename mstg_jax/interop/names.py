@@ -5,7 +5,7 @@ with mixers has no public counterpart: its modules are called as here, blocks of
 mamba-ssm.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -42,6 +42,8 @@ MAMBA = {  # of one block: our name -> mamba-ssm's
     "D": ("D", SAME),
     "out_proj": ("out_proj.weight", LINEAR),
 }
+WRAPPERS = ("module", "_orig_mod")
+"""What DataParallel and torch.compile put in front of the names of the module that they wrap."""
 RESIDUAL_BLOCK = {
     "norm1": "block1.block.0",
     "conv1": "block1.block.3",
@@ -86,6 +88,39 @@ def entries(
         layout = POINTWISE if ".attn." in module else layout
     kind = "bias" if leaf == "bias" else "weight"
     yield Entry(f"{prefix}.{module}.{kind}", path, layout if leaf == "kernel" else SAME)
+
+
+def mamba_shapes(
+    d_model: int, d_inner: int, d_state: int, dt_rank: int, d_conv: int
+) -> dict[str, tuple[int, ...]]:
+    """Of the tensors of one of mamba-ssm's blocks."""
+    return {
+        "in_proj.weight": (2 * d_inner, d_model),
+        "conv1d.weight": (d_inner, 1, d_conv),
+        "conv1d.bias": (d_inner,),
+        "x_proj.weight": (dt_rank + 2 * d_state, d_inner),
+        "dt_proj.weight": (d_inner, dt_rank),
+        "dt_proj.bias": (d_inner,),
+        "A_log": (d_inner, d_state),
+        "D": (d_inner,),
+        "out_proj.weight": (d_model, d_inner),
+    }
+
+
+def unwrapped(names: Iterable[str], known: Iterable[str]) -> dict[str, str]:
+    """Name -> what is left without WRAPPERS and without what stands in front of all names.
+
+    That is what holds the model in a training script (Lightning's `model.` or `net.`): parts that
+    all names share and that no name of `known` begins with.
+    """
+    parts = {name: [p for p in name.split(".") if p not in WRAPPERS] for name in names}
+    own = {name.split(".")[0] for name in known}
+    while parts and all(len(p) > 1 for p in parts.values()):
+        first = {p[0] for p in parts.values()}
+        if len(first) > 1 or first & own:
+            break
+        parts = {name: p[1:] for name, p in parts.items()}
+    return {name: ".".join(p) for name, p in parts.items()}
 
 
 def frequencies(mixers: bool) -> str:
