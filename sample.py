@@ -2,40 +2,42 @@
 
 import json
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mstg_jax import runs
+from mstg_jax import files, runs
 from mstg_jax.cli import SampleConfig, parse_sample
-from mstg_jax.config import Config, SettingsError
+from mstg_jax.command import command
+from mstg_jax.config import Config
 
 if TYPE_CHECKING:
-    from mstg_jax.data.acdc import Patient
+    from mstg_jax.data.patient import Patient
 
 
+@command("sample.py")
 def main(argv: Sequence[str]) -> int:
     options = parse_sample(argv)
-    from mstg_jax.data.acdc import DataError
-
-    try:
-        run = runs.find(options.run)
-        config = runs.read_config(run)
-        if options.data.root is not None:
-            config = replace(config, data=replace(config.data, root=options.data.root))
-        sample(options, run, config)
-    except (DataError, FileNotFoundError, SettingsError) as error:
-        print(f"sample.py: {error}", file=sys.stderr)
-        return 1
+    run = runs.find(options.run)
+    config = runs.read_config(run)
+    if options.data.root is not None:
+        config = replace(config, data=replace(config.data, root=options.data.root))
+    out = options.out or Path("samples") / run.resolve().name
+    # What is wrong with these is known before JAX starts.
+    files.usable("--out", out)
+    patients = chosen_patients(options, config)
+    sample(options, run, config, patients, out)
     return 0
 
 
-def sample(options: SampleConfig, run: Path, config: Config) -> None:
+def sample(
+    options: SampleConfig, run: Path, config: Config, patients: "Iterable[Patient]", out: Path
+) -> None:
     import numpy as np
 
     from mstg_jax.data.pipeline import example_of
-    from mstg_jax.evaluation.outputs import draw, score_sequence, write_volumes
+    from mstg_jax.evaluation.outputs import draw, replacing, score_sequence, write_volumes
     from mstg_jax.evaluation.protocol import average
     from mstg_jax.evaluation.tables import score_table
     from mstg_jax.methods import TRIVIAL, generate_sequence, make_method, new_model
@@ -45,7 +47,6 @@ def sample(options: SampleConfig, run: Path, config: Config) -> None:
     keep_programs(config.data.cache)
     method = make_method(config)
     model, step = load_model(run, config, method)
-    out = options.out or Path("samples") / run.name
     print(f"{config.method} of {run}, step {step} -> {out}")
     methods = {config.method: (method, model)}
     for name in TRIVIAL:
@@ -53,7 +54,7 @@ def sample(options: SampleConfig, run: Path, config: Config) -> None:
         methods[name] = (trivial, new_model(trivial, seed=0))
 
     scores: dict[str, list[dict[str, Any]]] = {name: [] for name in methods}
-    for patient in chosen_patients(options, config):
+    for patient in patients:
         example = example_of(patient, config.data)
         ed, es, gammas = example.frames[0], example.frames[-1], example.gammas
         if options.frames is not None:
@@ -62,37 +63,43 @@ def sample(options: SampleConfig, run: Path, config: Config) -> None:
             name: generate_sequence(*other, ed, es, gammas, options.seed)
             for name, other in methods.items()
         }
-        folder = out / patient.id
-        folder.mkdir(parents=True, exist_ok=True)
-        own = made[config.method]
-        write_volumes(folder, patient, example, own, labels=options.labels, flow=options.flow)
+        folder, own = out / patient.id, made[config.method]
         scored = len(gammas) == len(example.gammas) > 2
-        draw(folder, config.method, example, example.frames if scored else None, gammas, made)
-        if scored:
-            results = {name: score_sequence(example, m) for name, m in made.items()}
-            (folder / "metrics.json").write_text(json.dumps(results, indent=2) + "\n")
-            for name, result in results.items():
-                scores[name].append(result)
+        truth = example.frames if scored else None
+        results = {name: score_sequence(example, m) for name, m in made.items()} if scored else {}
+        with files.writing("--out", out), replacing(folder) as new:
+            write_volumes(new, patient, example, own, labels=options.labels, flow=options.flow)
+            draw(new, config.method, example, truth, gammas, made)
+            if results:
+                write_metrics(new, results)
+        for name, result in results.items():
+            scores[name].append(result)
         print(f"{patient.id}: {len(gammas)} frames -> {folder}")
     if scores[config.method]:
         means = {name: average(values) for name, values in scores.items()}
-        (out / "metrics.json").write_text(json.dumps(means, indent=2) + "\n")
+        with files.writing("--out", out):
+            write_metrics(out, means)
         print(f"\n{score_table(means)}")
 
 
-def chosen_patients(options: SampleConfig, config: Config) -> "Iterator[Patient]":
+def write_metrics(folder: Path, found: dict[str, Any]) -> None:
+    files.write_text(folder / "metrics.json", json.dumps(found, indent=2) + "\n")
+
+
+def chosen_patients(options: SampleConfig, config: Config) -> "Iterable[Patient]":
     """The pair of files, the named patients, or the run's validation patients."""
-    from mstg_jax.data.acdc import DataError, find_patients, read_patient
+    from mstg_jax.data.acdc import find_patients, read_patient
+    from mstg_jax.data.nifti import DataError
     from mstg_jax.data.pair import read_pair
     from mstg_jax.data.pipeline import data_root, load_examples
 
     if options.ed is not None and options.es is not None:
-        yield read_pair(options.ed, options.es)
-        return
+        pair = read_pair(options.ed, options.es)
+        parent = options.ed.resolve().parent.name
+        # Many patients' files are called ED.nii.gz, and their folders are alike elsewhere.
+        return [replace(pair, id=f"{parent}-{pair.id}-{pair.digest[:8]}")]
     if not options.patient:
-        for example in load_examples(config.data)[1]:
-            yield read_patient(example.folder)
-        return
+        return (read_patient(example.folder) for example in load_examples(config.data)[1])
     root = data_root(config.data)
     folders = {f.name: f for part in find_patients(root).values() for f in part}
     if missing := [name for name in options.patient if name not in folders]:
@@ -100,8 +107,7 @@ def chosen_patients(options: SampleConfig, config: Config) -> "Iterator[Patient]
             f"{root} has no {', '.join(missing)}; it has {len(folders)} patients, "
             f"{min(folders)} to {max(folders)}"
         )
-    for name in options.patient:
-        yield read_patient(folders[name])
+    return (read_patient(folders[name]) for name in options.patient)
 
 
 if __name__ == "__main__":

@@ -5,25 +5,22 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from mstg_jax.cli import parse_train
-from mstg_jax.config import Config, SettingsError, validating
+from mstg_jax.command import command
+from mstg_jax.config import Config, SettingsError, UserError, validating
 
 
+@command("train.py")
 def main(argv: Sequence[str]) -> int:
     config = parse_train(argv)
     # Everything below takes seconds to import; --help and wrong flags should not wait for it.
     import jax
 
-    from mstg_jax.data.acdc import DataError
     from mstg_jax.methods.platform import keep_programs
 
     if config.train.distributed:
         jax.distributed.initialize()
     keep_programs(config.data.cache)
-    try:
-        return train(config)
-    except (DataError, FileExistsError, FileNotFoundError, SettingsError) as error:
-        print(f"train.py: {error}", file=sys.stderr)
-        return 1
+    return train(config)
 
 
 def train(config: Config) -> int:
@@ -67,62 +64,59 @@ def train(config: Config) -> int:
         run = runs.find(config.run)
     else:
         run = runs.create(config) if first else Path(str(config.run))
-    checkpoints = Checkpoints(run, settings.keep)
-    if config.resume:
-        state = checkpoints.restore(state, batches)
-        print(f"resumed {run} at step {int(state.step)}")
-    start = int(state.step)
-    log = RunLog(run, start, write=first)
-    train_step = make_train_step(method, graph, optimiser, config.optim, mesh)
-    key = jax.random.key(settings.seed)
-    print(
-        f"{config.method}: {parameter_count(state.params):,} parameters, {len(training)} training "
-        f"and {len(validation)} validation patients, {jax.device_count()} x "
-        f"{jax.devices()[0].device_kind} -> {run}"
-    )
-
-    bar = tqdm(
-        initial=start,
-        total=settings.steps,
-        unit="step",
-        disable=not first,
-        mininterval=0.1 if sys.stderr.isatty() else 30,  # a log file wants lines, not frames
-    )
-    with StopRequest() as stop, bar:
-        for step in range(start + 1, settings.steps + 1):
-            batch = next(batches)
-            state, metrics = train_step(state, to_device(batch, mesh), key)
-            values = {name: float(value) for name, value in metrics.items()}
-            bar.update()
-            bar.set_postfix(loss=f"{values['loss']:.4f}", refresh=False)
-            if not np.isfinite(values["loss"]) or not np.isfinite(values["grad_norm"]):
-                names = ", ".join(training[i].id for i in batch["patient"])
-                checkpoints.close()
-                log.close()
-                print(
-                    f"\nstopped: step {step} has loss {values['loss']} and gradient norm "
-                    f"{values['grad_norm']} on {names}; the last good checkpoint is "
-                    f"{checkpoints.latest_path()}",
-                    file=sys.stderr,
-                )
-                return 1
-            if step % settings.log_every == 0 or step == settings.steps:
-                log.add(step, "train", values)
-            if step % settings.save_every == 0 or step == settings.steps:
-                checkpoints.save(state, config, batches)
-            if first and (step % settings.validate_every == 0 or step == settings.steps):
-                picture = run / "pictures" / f"step-{step:06d}.png"
-                chosen = validation[: settings.validate_patients]
-                model = (graph, jax.device_get(state.ema))  # this process's own copy
-                scores = validate(quick, model, chosen, picture)
-                log.add(step, "validation", scores)
-                shown = ", ".join(f"{name} {value:.4g}" for name, value in scores.items())
-                bar.write(f"step {step}: {shown}; {picture}")
-            if stop.requested:  # asked here, so that a request during validation is saved too
-                checkpoints.save(state, config, batches)
-                break
-    checkpoints.close()
-    log.close()
+    with Checkpoints(run, settings.keep) as checkpoints:
+        if config.resume:
+            state = checkpoints.restore(state, batches)
+            if first:
+                runs.remember(run, config)
+            print(f"resumed {run} at step {int(state.step)}")
+        start = int(state.step)
+        log = RunLog(run, start, write=first)
+        train_step = make_train_step(method, graph, optimiser, config.optim, mesh)
+        key = jax.random.key(settings.seed)
+        print(
+            f"{config.method}: {parameter_count(state.params):,} parameters, {len(training)} "
+            f"training and {len(validation)} validation patients, {jax.device_count()} x "
+            f"{jax.devices()[0].device_kind} -> {run}"
+        )
+        bar = tqdm(
+            initial=start,
+            total=settings.steps,
+            unit="step",
+            disable=not first,
+            mininterval=0.1 if sys.stderr.isatty() else 30,  # a log file wants lines, not frames
+        )
+        with StopRequest() as stop, bar:
+            for step in range(start + 1, settings.steps + 1):
+                batch = next(batches)
+                state, metrics = train_step(state, to_device(batch, mesh), key)
+                values = {name: float(value) for name, value in metrics.items()}
+                stop.listen()
+                bar.update()
+                bar.set_postfix(loss=f"{values['loss']:.4f}", refresh=False)
+                if not np.isfinite(values["loss"]) or not np.isfinite(values["grad_norm"]):
+                    names = ", ".join(training[i].id for i in batch["patient"])
+                    raise UserError(
+                        f"stopped: step {step} has loss {values['loss']} and gradient norm "
+                        f"{values['grad_norm']} on {names}; the last good checkpoint is "
+                        f"{checkpoints.last_good()}"
+                    )
+                if step % settings.log_every == 0 or step == settings.steps:
+                    log.add(step, "train", values)
+                if step % settings.save_every == 0 or step == settings.steps:
+                    checkpoints.save(state, config, batches)
+                if first and (step % settings.validate_every == 0 or step == settings.steps):
+                    picture = run / "pictures" / f"step-{step:06d}.png"
+                    chosen = validation[: settings.validate_patients]
+                    model = (graph, jax.device_get(state.ema))  # this process's own copy
+                    scores = validate(quick, model, chosen, picture)
+                    log.add(step, "validation", scores)
+                    shown = ", ".join(f"{name} {value:.4g}" for name, value in scores.items())
+                    bar.write(f"step {step}: {shown}; {picture}")
+                if stop.requested:  # asked here, so that a request during validation is saved too
+                    checkpoints.save(state, config, batches)
+                    break
+        log.close()
     print(f"{'stopped' if stop.requested else 'done'} at step {int(state.step)}: {run}")
     if stop.requested:
         print(f"continue with: python train.py --resume --run {run}")

@@ -1,12 +1,9 @@
 """The command lines of train.py and sample.py; nothing here imports jax."""
 
-import sys
 from argparse import ArgumentParser
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-
-import tyro
 
 from mstg_jax import runs
 from mstg_jax.config import PRESETS, Config, SettingsError, check, differences
@@ -28,7 +25,12 @@ RESUMABLE = (
 
 
 def parse_train(argv: Sequence[str]) -> Config:
-    """`[PRESET] [--flags]`; with --resume the flags start from the run's own settings."""
+    """`[PRESET] [--flags]`; with --resume the flags start from the run's own settings.
+
+    Raises SettingsError, FileExistsError or FileNotFoundError on flags that cannot work.
+    """
+    import tyro  # Not above: from `command` on Ctrl-C shows no traceback.
+
     args = list(argv)
     if "--resume" in args:
         config = _resumed(args)
@@ -38,10 +40,9 @@ def parse_train(argv: Sequence[str]) -> Config:
         config = tyro.extras.overridable_config_cli(
             PRESETS, args=args, prog="train.py", description=_DESCRIPTION
         )
-    try:
-        check(config)
-    except SettingsError as error:
-        sys.exit(f"train.py: {error}")
+    check(config)
+    if not config.resume:
+        runs.check_free(config)
     return config
 
 
@@ -53,23 +54,22 @@ _DESCRIPTION = (
 
 
 def _resumed(args: list[str]) -> Config:
+    import tyro
+
     before = ArgumentParser(add_help=False)
     before.add_argument("--run")
     known, _ = before.parse_known_args(args)
-    try:
-        folder = runs.find(known.run)
-        stored = runs.read_config(folder)
-    except (FileNotFoundError, SettingsError) as error:
-        sys.exit(f"train.py --resume: {error}")
+    folder = runs.find(known.run)
+    stored = runs.read_config(folder)
     if args and args[0] in PRESETS:
         args = args[1:]  # the run has its settings; the preset it began with is harmless
     default = replace(stored, run=str(folder))
     config = tyro.cli(Config, default=default, args=args, prog="train.py --resume")
     changed = [d for d in differences(stored, config) if d.split(":")[0] not in RESUMABLE]
     if changed:
-        sys.exit(
-            f"train.py --resume: {folder} was trained with other settings ({'; '.join(changed)}); "
-            "leave those flags out, or start a new run"
+        raise SettingsError(
+            f"--resume: {folder} was trained with other settings ({'; '.join(changed)}); leave "
+            "those flags out, or start a new run"
         )
     return replace(config, run=str(Path(folder)))
 
@@ -102,6 +102,9 @@ class SampleConfig:
 
 
 def parse_sample(argv: Sequence[str]) -> SampleConfig:
+    """Raises SettingsError on flags that contradict one another."""
+    import tyro
+
     config = tyro.cli(
         SampleConfig,
         args=argv,
@@ -109,9 +112,9 @@ def parse_sample(argv: Sequence[str]) -> SampleConfig:
         description="Generate the frames from ED to ES: NIfTI, GIF, PNG and metrics per patient.",
     )
     if (config.ed is None) != (config.es is None):
-        sys.exit("sample.py: --ed and --es go together: one 3D NIfTI file each")
+        raise SettingsError("--ed and --es go together: one 3D NIfTI file each")
     if config.ed is not None and (config.patient or config.data.root):
-        sys.exit("sample.py: --ed and --es name the patient; leave --patient and --data.root out")
+        raise SettingsError("--ed and --es name the patient; leave --patient and --data.root out")
     if config.frames is not None and config.frames < 2:
-        sys.exit(f"sample.py: --frames is {config.frames}, but ED and ES alone make 2")
+        raise SettingsError(f"--frames is {config.frames}, but ED and ES alone make 2")
     return config

@@ -32,9 +32,8 @@ def write_run(folder: Path, cache: Path, *, saved: bool = True, **data: Any) -> 
     runs.create(config)
     if saved:
         optimiser = make_optimiser(config.optim, config.train.steps)
-        checkpoints = Checkpoints(folder)
-        checkpoints.save(init_state(make_method(config), optimiser, 0)[1], config)
-        checkpoints.close()
+        with Checkpoints(folder) as checkpoints:
+            checkpoints.save(init_state(make_method(config), optimiser, 0)[1], config)
     return folder
 
 
@@ -202,7 +201,7 @@ def test_wrong_use_says_what_is_needed(
         if name in args and not Path(name).exists():
             write_run(Path(name), cache, **data)
     out = () if "--out" in args else ("--out", "results")
-    assert main([*args, *out]) == 2
+    assert main([*args, *out]) == 1
     assert message in capsys.readouterr().err
 
 

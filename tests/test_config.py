@@ -1,7 +1,10 @@
 """Settings: presets are sound, survive JSON, and refuse what cannot work."""
 
 import json
+import os
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from threading import Barrier
 
 import pytest
 
@@ -17,6 +20,7 @@ from mstg_jax.config import (
     OptimConfig,
     SettingsError,
     TrainConfig,
+    UserError,
     check,
     differences,
     from_json,
@@ -100,6 +104,99 @@ def test_a_run_is_found_by_name_or_as_the_newest(tmp_path, monkeypatch):
     assert runs.read_config(folder) == replace(Config(), run="runs/first")
     with pytest.raises(FileExistsError, match="already holds a run"):
         runs.create(replace(Config(), run="runs/first"))
+    with pytest.raises(FileExistsError, match="another folder to --run"):
+        parse_train(["--run", "runs/first"])
+
+
+def at_once(count: int, call) -> list[object]:
+    """What so many threads' calls return or raise, which start together."""
+    barrier = Barrier(count)
+
+    def run(number: int) -> object:
+        barrier.wait()
+        try:
+            return call(number)
+        except FileExistsError as error:
+            return error
+
+    with ThreadPoolExecutor(count) as pool:
+        return list(pool.map(run, range(count)))
+
+
+def rates(folders) -> list[float]:
+    return sorted(runs.read_config(folder).optim.learning_rate for folder in folders)
+
+
+def of_rate(number: int, run: str | None = None) -> Config:
+    return replace(Config(run=run), optim=OptimConfig(learning_rate=number + 1.0))
+
+
+def test_runs_of_one_second_have_folders_of_their_own(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("time.strftime", lambda form: "20260131-120000")
+    found = at_once(6, lambda number: runs.create(of_rate(number)))
+    stem = "mstg-20260131-120000"
+    assert {f.name for f in found} == {stem, *(f"{stem}-{n}" for n in range(2, 7))}
+    assert rates(found) == [1, 2, 3, 4, 5, 6]
+
+
+@pytest.mark.parametrize("links", [True, False])
+def test_one_of_two_runs_gets_a_named_folder(tmp_path, monkeypatch, links: bool):
+    """Also where there is a folder without a run, and on a drive that knows no hard links."""
+    if not links:
+
+        def refuse(*_: object) -> None:
+            raise PermissionError
+
+        monkeypatch.setattr(os, "link", refuse)
+    (tmp_path / "notes.txt").touch()
+    found = at_once(6, lambda number: runs.create(of_rate(number, str(tmp_path))))
+    (winner,) = (i for i, x in enumerate(found) if x == tmp_path)
+    assert rates([tmp_path]) == [winner + 1]
+    assert all("already holds a run" in str(x) for i, x in enumerate(found) if i != winner)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["config.json", "notes.txt"]
+
+
+def test_settings_are_written_whole_or_not_at_all(tmp_path, monkeypatch):
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    folder = runs.create(Config(run=str(tmp_path / "run")))
+    before = (folder / "config.json").read_bytes()
+    monkeypatch.setattr(os, "replace", full)
+    monkeypatch.setattr(os, "link", full)
+    monkeypatch.setattr("pathlib.Path.replace", full)
+    longer = replace(Config(), train=TrainConfig(steps=7))
+    with pytest.raises(UserError, match=r"--run .*run cannot be written: No space left on device"):
+        runs.remember(folder, longer)
+    assert [p.name for p in folder.iterdir()] == ["config.json"]
+    assert (folder / "config.json").read_bytes() == before
+    with pytest.raises(UserError, match=r"--run .*other cannot be written: No space"):
+        runs.create(Config(run=str(tmp_path / "other")))
+
+
+@pytest.mark.parametrize("where", ["file", "file/below", "/proc/below"])
+def test_a_run_that_cannot_be_written_is_refused_by_flag_path_and_reason(tmp_path, where: str):
+    (tmp_path / "file").touch()
+    path = str(tmp_path / where)
+    with pytest.raises(UserError, match=rf"--run {path} cannot be written: \w+.*\({path}"):
+        runs.create(Config(run=path))
+
+
+def test_what_a_resumed_run_is_to_do_is_remembered(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    folder = runs.create(replace(Config(), run="runs/r"))
+    age = (1, folder.joinpath("config.json").stat().st_mtime_ns - 10**9)
+    os.utime(folder / "config.json", ns=age)
+    runs.create(replace(Config(), run="runs/newer"))
+    flags = ["--train.steps", "4000", "--train.keep", "5", "--data.root", "moved"]
+    started = ["--train.distributed", "--resume", "--run", "runs/r"]
+    runs.remember(folder, parse_train([*started, *flags]))
+    stored = runs.read_config(folder)
+    assert (stored.train.steps, stored.train.keep, stored.data.root) == (4000, 5, "moved")
+    assert (stored.run, stored.resume, stored.train.distributed) == ("runs/r", False, False)
+    assert parse_train(["--resume", "--run", "runs/r"]).train.steps == 4000
+    assert runs.find(None).name == "newer"
 
 
 @pytest.mark.parametrize(
@@ -111,5 +208,5 @@ def test_a_run_is_found_by_name_or_as_the_newest(tmp_path, monkeypatch):
     ],
 )
 def test_sampling_flags_that_contradict_are_refused(args: list[str], message: str):
-    with pytest.raises(SystemExit, match=message):
+    with pytest.raises(SettingsError, match=message):
         parse_sample(args)

@@ -14,6 +14,7 @@ from mstg_jax.config.settings import (
     Order,
     SettingsError,
     TrainConfig,
+    UserError,
     check,
     validating,
 )
@@ -36,6 +37,7 @@ __all__ = [
     "SettingsError",
     "TrainConfig",
     "UKANConfig",
+    "UserError",
     "check",
     "differences",
     "from_json",

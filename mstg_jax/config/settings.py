@@ -13,7 +13,11 @@ Order = Literal["raster", "zigzag", "hilbert", "triaxis"]
 BranchName = Literal["spatial", "temporal"]
 
 
-class SettingsError(ValueError):
+class UserError(ValueError):
+    """What a user can mend: commands show the message alone, and no traceback."""
+
+
+class SettingsError(UserError):
     """Settings that cannot work, alone or together; the message says what would."""
 
 

@@ -12,6 +12,8 @@ import numpy as np
 from jaxtyping import Float32, Shaped
 from nibabel.spatialimages import HeaderDataError
 
+from mstg_jax.config import UserError
+
 HEADER_BYTES = 348
 LABELS = "0 background, 1 right ventricle, 2 myocardium, 3 left ventricle"
 UNREADABLE = (
@@ -26,7 +28,7 @@ UNREADABLE = (
 """What damaged bytes raise in gzip, zlib and nibabel."""
 
 
-class DataError(ValueError):
+class DataError(UserError):
     """Files on disk that cannot be used; one problem per line, each naming the file."""
 
 

@@ -9,10 +9,9 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-import tyro
-
-from mstg_jax import runs
+from mstg_jax import files, runs
 from mstg_jax.cli import SampleData
+from mstg_jax.command import command
 from mstg_jax.config import Config, SettingsError
 
 if TYPE_CHECKING:
@@ -40,21 +39,18 @@ class Settings:
     seed: int = 0
 
 
+@command("evaluation")
 def main(argv: Sequence[str]) -> int:
-    settings = tyro.cli(Settings, args=argv, prog="python -m mstg_jax.evaluation")
-    from mstg_jax.data.acdc import DataError
+    import tyro  # Not above: from `command` on Ctrl-C shows no traceback.
 
-    try:
-        check(settings)
-        evaluate(settings)
-    except (DataError, FileNotFoundError, SettingsError) as error:
-        print(f"evaluation: {error}", file=sys.stderr)
-        return 2
+    settings = tyro.cli(Settings, args=argv, prog="python -m mstg_jax.evaluation")
+    check(settings)
+    evaluate(settings)
     return 0
 
 
 def check(settings: Settings) -> None:
-    """Raises SettingsError on flags that cannot work; makes the folder of the results."""
+    """Raises UserError on flags that cannot work; makes the folder of the results."""
     if not settings.runs:
         raise SettingsError("--runs names no run; it needs the folder of at least one")
     if not 0 < settings.likeness_threshold <= 1:
@@ -62,16 +58,7 @@ def check(settings: Settings) -> None:
             f"--likeness-threshold is {settings.likeness_threshold}, a correlation; it must lie in "
             "(0, 1]"
         )
-    probe = settings.out / ".writable"
-    try:
-        settings.out.mkdir(parents=True, exist_ok=True)
-        probe.touch()
-        probe.unlink()
-    except OSError as error:
-        raise SettingsError(
-            f"--out {settings.out} cannot be written ({error.strerror}); it needs a folder, new or "
-            "old, that this user may write to"
-        ) from error
+    files.usable("--out", settings.out)
 
 
 def evaluate(settings: Settings) -> None:
@@ -96,9 +83,10 @@ def evaluate(settings: Settings) -> None:
         seed=settings.seed,
     )
     results["data"] = {name: getattr(shared, name) for name in SHARED}
-    records.write(settings.out, results)
-    report = write_report(settings.out, results, contenders, validation)
-    print(f"\n{(settings.out / 'table.md').read_text()}\n{report}")
+    with files.writing("--out", settings.out):
+        records.write(settings.out, results)
+        report = write_report(settings.out, results, contenders, validation)
+    print(f"\n{(settings.out / 'table.md').read_text(encoding='utf-8')}\n{report}")
 
 
 def read_configs(settings: Settings) -> dict[Path, Config]:

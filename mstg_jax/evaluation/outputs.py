@@ -1,6 +1,9 @@
 """What sampling leaves on disk for a patient: volumes in native space, pictures, scores."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -13,6 +16,32 @@ from mstg_jax.data.pipeline import Example
 from mstg_jax.evaluation.figures import View, animation, heart_view, sequence_figure, slices_figure
 from mstg_jax.evaluation.protocol import RESAMPLED, Truth, score, warp_labels
 from mstg_jax.methods.base import Sequence
+
+RESULTS = (
+    "sequence.nii.gz",
+    "labels.nii.gz",
+    "flow.nii.gz",
+    "animation.gif",
+    "frames.png",
+    "slices.png",
+    "metrics.json",
+)
+
+
+@contextmanager
+def replacing(folder: Path) -> Iterator[Path]:
+    """A folder to fill; at the end its files replace all earlier results of a patient in `folder`.
+
+    So results there always belong together. An error leaves the earlier ones; files that are no
+    results stay.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    with TemporaryDirectory(prefix=".partial-", dir=folder) as partial:
+        yield Path(partial)
+        for name in RESULTS:
+            (folder / name).unlink(missing_ok=True)
+        for path in Path(partial).iterdir():
+            path.rename(folder / path.name)
 
 
 def write_volumes(

@@ -1,13 +1,15 @@
 """`python -m mstg_jax.interop from-torch FILE --out RUN`, and `to-torch RUN --out FILE`."""
 
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated
 
 import tyro
 
-from mstg_jax import runs
+from mstg_jax import files, runs
+from mstg_jax.command import command
 from mstg_jax.config import PRESETS, Config, SettingsError
 
 
@@ -41,22 +43,19 @@ Command = (
 )
 
 
-def main(argv: list[str]) -> int:
-    command = tyro.cli(Command, args=argv, prog="python -m mstg_jax.interop")  # pyright: ignore[reportCallIssue, reportArgumentType]
+@command("interop")
+def main(argv: Sequence[str]) -> int:
+    chosen = tyro.cli(Command, args=argv, prog="python -m mstg_jax.interop")  # pyright: ignore[reportCallIssue, reportArgumentType]
     from mstg_jax.interop.convert import Misfit
 
     try:
-        if isinstance(command, FromTorch):
-            from_torch(command)
+        if isinstance(chosen, FromTorch):
+            from_torch(chosen)
         else:
-            to_torch(command)
+            to_torch(chosen)
     except Misfit as error:
-        source = command.checkpoint if isinstance(command, FromTorch) else command.run
-        print(f"interop: {source} does not fit the model: {error}", file=sys.stderr)
-        return 1
-    except (FileExistsError, FileNotFoundError, SettingsError) as error:
-        print(f"interop: {error}", file=sys.stderr)
-        return 1
+        source = chosen.checkpoint if isinstance(chosen, FromTorch) else chosen.run
+        raise SettingsError(f"{source} does not fit the model: {error}") from error
     return 0
 
 
@@ -67,14 +66,14 @@ def from_torch(command: FromTorch) -> None:
     from mstg_jax.training.state import init_state, make_optimiser, parameter_count
 
     config = replace(settings(command), run=str(command.out), resume=False)
+    runs.check_free(config, "--out")
     tensors = interop.read_tensors(command.checkpoint)
     optimiser = make_optimiser(config.optim, config.train.steps)
     _, state = init_state(make_method(config), optimiser, config.train.seed)
     params = interop.from_torch(tensors, state.params, config)
-    run = runs.create(config)
-    checkpoints = Checkpoints(run)
-    checkpoints.save(state._replace(params=params, ema=params), config)
-    checkpoints.close()
+    run = runs.create(config, "--out")
+    with Checkpoints(run) as checkpoints:
+        checkpoints.save(state._replace(params=params, ema=params), config)
     print(f"{command.checkpoint}: {parameter_count(params):,} parameters -> {run}")
 
 
@@ -87,7 +86,8 @@ def to_torch(command: ToTorch) -> None:
     config = runs.read_config(run)
     (_, params), step = load_model(run, config, make_method(config))
     tensors = interop.to_torch(params, config)
-    interop.write_tensors(command.out, tensors)
+    with files.writing("--out", command.out):
+        interop.write_tensors(command.out, tensors)
     print(f"{run}, step {step}: {len(tensors)} tensors -> {command.out}")
 
 

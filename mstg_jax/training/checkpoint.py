@@ -1,16 +1,26 @@
 """Checkpoints with orbax: the train state, the settings, and the position in the data."""
 
+import errno
+import os
+import sys
+import time
+import zlib
+from contextlib import ExitStack, suppress
 from pathlib import Path
+from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 import grain
 import jax
+import numpy as np
 import orbax.checkpoint as ocp
 from flax import nnx
 
-from mstg_jax.config import Config, to_json
+from mstg_jax.config import Config, UserError, to_json
+from mstg_jax.files import reason
 from mstg_jax.methods import Method
 from mstg_jax.methods.base import Model
+from mstg_jax.training.quiet import quiet
 from mstg_jax.training.state import TrainState, init_state, make_optimiser
 
 if TYPE_CHECKING:
@@ -18,27 +28,60 @@ if TYPE_CHECKING:
 
 
 class Checkpoints:
-    """The checkpoints of one run. A save is complete or absent: orbax renames it into place."""
+    """The checkpoints of one run: `with Checkpoints(run) as checkpoints`, which at its end waits
+    for the last save.
 
-    def __init__(self, run: Path, keep: int = 3):
+    Raises UserError that names the last good one when a checkpoint, or within the `with` any other
+    file of the run, cannot be written. A save is complete or absent: orbax renames it into place.
+    """
+
+    def __init__(self, run: Path, keep: int = 3, *, write: bool = True):
+        """write: for training; else the folder stays as it is."""
+        self.run, self._keep, self._write = run, keep, write
         self.folder = (run / "checkpoints").resolve()
-        self._manager = ocp.CheckpointManager(
-            self.folder, options=ocp.CheckpointManagerOptions(max_to_keep=keep)
+        self._pending = 0
+
+    def __enter__(self) -> "Checkpoints":
+        options = ocp.CheckpointManagerOptions(
+            max_to_keep=self._keep, create=self._write, cleanup_tmp_directories=self._write
         )
+        with ExitStack() as stack:
+            stack.enter_context(quiet())
+            self._manager = ocp.CheckpointManager(self.folder, options=options)
+            self._stack = stack.pop_all()
+        return self
 
-    @property
-    def latest(self) -> int | None:
-        return self._manager.latest_step()
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        with self._stack:
+            try:
+                self._wait()
+            except UserError:
+                if error is None:
+                    raise
+            finally:
+                with suppress(Exception):  # it repeats what `_wait` has raised
+                    self._manager.close()
+            if isinstance(error, OSError) and not isinstance(error, BrokenPipeError):
+                raise self._unwritten(f"{self.run}", error) from error
 
-    def latest_path(self) -> Path | str:
-        return "none" if self.latest is None else self.folder / str(self.latest)
+    def last_good(self) -> Path | str:
+        """The newest complete checkpoint."""
+        with suppress(UserError):
+            self._wait()
+        step = self._manager.latest_step()
+        return "none" if step is None else self.folder / str(step)
 
     def save(
         self, state: TrainState, config: Config, batches: "Iterator[Any] | None" = None
     ) -> None:
         """Returns once the arrays are copied; writing goes on behind."""
         step = int(state.step)
-        if step == self.latest:
+        if step == self._manager.latest_step():
             return
         items: dict[str, Any] = {
             "state": ocp.args.StandardSave(_plain(state)),
@@ -46,42 +89,100 @@ class Checkpoints:
         }
         if batches is not None:
             items["data"] = grain.checkpoint.CheckpointSave(batches)
-        self._manager.save(step, args=ocp.args.Composite(**items))
+        contents = {"items": list(items), "crc32": _crc32(state)}
+        items["contents"] = ocp.args.JsonSave(contents)
+        self._wait()
+        self._pending = step
+        try:
+            self._manager.save(step, args=ocp.args.Composite(**items))
+        except Exception as error:  # orbax and TensorStore raise many kinds
+            raise self._unwritten(f"the checkpoint of step {step}", error) from error
+
+    def _wait(self) -> None:
+        try:
+            self._manager.wait_until_finished()
+        except Exception as error:
+            raise self._unwritten(f"the checkpoint of step {self._pending}", error) from error
+
+    def _unwritten(self, what: str, error: Exception) -> UserError:
+        return UserError(
+            f"{what} cannot be written: {_short(error)}; the last good checkpoint is "
+            f"{self.last_good()}; once that is mended, continue with --resume --run {self.run}"
+        )
 
     def restore(self, like: TrainState, batches: "Iterator[Any] | None" = None) -> TrainState:
-        """The newest checkpoint, with the shardings of `like`; `batches` moves to its position, if
-        it has one: converted weights have none.
+        """The newest sound checkpoint, with the shardings of `like`; `batches` moves to its
+        position, if it has one: converted weights have none.
 
-        Raises FileNotFoundError if there is no checkpoint.
+        Damaged ones that are newer are named in a warning and, to train on, put aside.
+
+        Raises FileNotFoundError if there is no checkpoint, UserError if none is sound.
         """
-        if self.latest is None:
-            raise FileNotFoundError(
-                f"no checkpoint in {self.folder}: the run ended before its first; train it anew"
-            )
+        damaged: dict[int, str] = {}
+        for step in sorted(self._manager.all_steps(), reverse=True):
+            try:
+                state = self._read(step, like, batches)
+            except Exception as error:  # whatever orbax, TensorStore and grain make of the bytes
+                damaged[step] = _short(error)
+                continue
+            self._put_aside(damaged, step)
+            return state
+        if damaged:
+            found = "; ".join(f"{step} ({why})" for step, why in damaged.items())
+            raise UserError(f"no checkpoint in {self.folder} can be read: {found}")
+        raise FileNotFoundError(
+            f"no checkpoint in {self.folder}: the run ended before its first; train it anew"
+        )
+
+    def _read(
+        self, step: int, like: TrainState, batches: "Iterator[Any] | None" = None
+    ) -> TrainState:
+        """Raises ValueError if the arrays are not those that were saved; orbax does not look."""
         template = jax.tree.map(ocp.utils.to_shape_dtype_struct, _plain(like))
         items: dict[str, Any] = {"state": ocp.args.StandardRestore(template)}
-        if batches is not None and (self.folder / str(self.latest) / "data").exists():
-            items["data"] = grain.checkpoint.CheckpointRestore(batches)
-        restored = self._manager.restore(self.latest, args=ocp.args.Composite(**items))["state"]
-        params, ema = (_filled(getattr(like, n), restored[n]) for n in ("params", "ema"))
-        return TrainState(restored["step"], params, ema, restored["opt_state"])
+        folder = self.folder / str(step)
+        if known := (folder / "contents").exists():
+            items["contents"] = ocp.args.JsonRestore()
+        restored = self._manager.restore(step, args=ocp.args.Composite(**items))
+        values = restored["state"]
+        params, ema = (_filled(getattr(like, n), values[n]) for n in ("params", "ema"))
+        state = TrainState(values["step"], params, ema, values["opt_state"])
+        if known and _crc32(state) != restored["contents"]["crc32"]:
+            raise ValueError("its arrays are not those that were saved")
+        saved = restored["contents"]["items"] if known else []
+        if batches is not None and ("data" in saved or (folder / "data").exists()):
+            position = grain.checkpoint.CheckpointRestore(batches)
+            self._manager.restore(step, args=ocp.args.Composite(data=position))
+        return state
 
-    def close(self) -> None:
-        """Wait for the last save."""
-        self._manager.wait_until_finished()
-        self._manager.close()
+    def _put_aside(self, damaged: dict[int, str], sound: int) -> None:
+        """Training saves these steps again, and orbax nothing that is older than the newest."""
+        for step, why in damaged.items():
+            path = self.folder / str(step)
+            moved = path.with_name(f"damaged-{step}-{time.strftime('%Y%m%d-%H%M%S')}")
+            if jax.process_index() == 0:
+                if self._write:
+                    path.rename(moved)
+                print(
+                    f"warning: {path} is damaged ({why})"
+                    + (f" and is now {moved.name}" if self._write else "")
+                    + f"; {self.folder / str(sound)} is used",
+                    file=sys.stderr,
+                )
+        if damaged and self._write:
+            ocp.multihost.sync_global_processes("damaged checkpoints are put aside")
+            self._manager.reload()
 
 
 def load_model(run: Path, config: Config, method: Method) -> tuple[Model, int]:
-    """The averaged weights of a run's newest checkpoint, and its step.
+    """The averaged weights of a run's newest sound checkpoint, and its step.
 
-    Raises FileNotFoundError if there is no checkpoint.
+    Raises FileNotFoundError if there is no checkpoint, UserError if none is sound.
     """
-    checkpoints = Checkpoints(run)
     optimiser = make_optimiser(config.optim, config.train.steps)
     graph, like = init_state(method, optimiser, seed=0)
-    state = checkpoints.restore(like)
-    checkpoints.close()
+    with Checkpoints(run, write=False) as checkpoints:
+        state = checkpoints.restore(like)
     return (graph, state.ema), int(state.step)
 
 
@@ -95,3 +196,21 @@ def _filled(like: nnx.State, values: dict[str, Any]) -> nnx.State:
     state = jax.tree.map(lambda x: x, like)
     nnx.replace_by_pure_dict(state, values)
     return state
+
+
+def _crc32(state: TrainState) -> int:
+    """Of all arrays' bytes."""
+    total = 0
+    for leaf in jax.tree.leaves(state):
+        total = zlib.crc32(np.ascontiguousarray(leaf).reshape(-1).view(np.uint8).data, total)
+    return total
+
+
+def _short(error: Exception) -> str:
+    """What the system said, which TensorStore quotes within a long line, or the line's start."""
+    if isinstance(error, OSError):
+        return reason(error)
+    text = str(error)
+    known = (os.strerror(code) for code in (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS))
+    said = next((words for words in known if words in text), None)
+    return said or f"{type(error).__name__}: {text.splitlines()[0] if text else ''}"[:120]

@@ -1,0 +1,105 @@
+"""What all commands have in common; standard library only.
+
+`~` in flags, output that any terminal can show, one line for what a user can mend, and quiet ends
+by Ctrl-C and where the reader of a pipe has left.
+"""
+
+import os
+import signal
+import sys
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from functools import wraps
+from io import TextIOWrapper
+
+from mstg_jax.config import UserError
+from mstg_jax.files import reason
+
+INTERRUPTED, CLOSED = 130, 141
+"""Exit codes, as shells report the signals INT and PIPE."""
+GRACE = 2.0
+"""Seconds after Ctrl-C in which Python must have been asked."""
+
+Main = Callable[[Sequence[str]], int]
+
+
+def command(name: str) -> Callable[[Main], Main]:
+    """Decorates main(arguments) -> exit code, of the command that messages begin with."""
+
+    def decorate(main: Main) -> Main:
+        @wraps(main)
+        def run(argv: Sequence[str]) -> int:
+            for stream in (sys.stdout, sys.stderr):
+                if isinstance(stream, TextIOWrapper):
+                    stream.reconfigure(errors="backslashreplace", line_buffering=True)
+            try:
+                with _answered(name):
+                    return _ended(name, main, [_expanded(x) for x in argv])
+            except KeyboardInterrupt:
+                return _say(name, "interrupted", INTERRUPTED)
+
+        return run
+
+    return decorate
+
+
+def _ended(name: str, main: Main, argv: Sequence[str]) -> int:
+    try:
+        return main(argv)
+    except BrokenPipeError:
+        for stream in (sys.stdout, sys.stderr):
+            with suppress(OSError):  # what is left in the buffers goes nowhere
+                os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+        return CLOSED
+    except OSError as error:
+        return _say(name, reason(error), 1)
+    except UserError as error:
+        return _say(name, str(error), 1)
+
+
+def _say(name: str, text: str, code: int) -> int:
+    with suppress(OSError):
+        print(f"{name}: {text}", file=sys.stderr)
+    return code
+
+
+def _expanded(argument: str) -> str:
+    """`~/x` and `--flag=~/x` with the home folder: a shell leaves the latter as it is."""
+    flag, equals, value = (
+        argument.partition("=") if argument.startswith("--") else ("", "", argument)
+    )
+    return flag + equals + (os.path.expanduser(value) if value.startswith("~") else value)
+
+
+@contextmanager
+def _answered(name: str) -> Iterator[None]:
+    """Ctrl-C ends the program even while XLA compiles, which takes minutes and never asks Python.
+
+    A thread waits for the signal, and for Python to be asked first, which cleans up. Whoever takes
+    the signal's descriptor away (training/stop.py) answers Ctrl-C alone.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    reader, writer = os.pipe()
+    os.set_blocking(writer, False)
+    ended = threading.Event()
+
+    def watch() -> None:
+        while received := os.read(reader, 1):
+            if received[0] == signal.SIGINT and not ended.wait(GRACE):
+                os.write(2, f"{name}: interrupted\n".encode())
+                os._exit(INTERRUPTED)
+
+    watcher = threading.Thread(target=watch, daemon=True)
+    watcher.start()
+    before = signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
+    try:
+        yield
+    finally:
+        ended.set()
+        signal.set_wakeup_fd(before)
+        os.close(writer)
+        watcher.join()
+        os.close(reader)
