@@ -1,17 +1,10 @@
-import os
-import re
-import subprocess
-import sys
 from pathlib import Path
 
-import nibabel as nib
 import numpy as np
 import pytest
-from acdc_files import ZOOMS, edit_header, make_patient, problems_of, save, set_info
+from acdc_files import ZOOMS, make_patient, problems_of, save, set_info
 
-from mstg_jax.data import verify
 from mstg_jax.data.acdc import DataError, find_patients, read_patient
-from mstg_jax.data.export import write_sequence
 
 
 @pytest.fixture
@@ -54,70 +47,6 @@ def test_types_of_voxels(folder: Path, dtype: type):
     assert np.array_equal(patient.frames, frames)
 
 
-def test_labels_of_every_frame(folder: Path):
-    make_patient(folder, labels="all")
-    assert set(read_patient(folder).labels) == set(range(5))
-
-
-def test_labels_of_single_frames_win_over_the_4d_labels(folder: Path):
-    frames = make_patient(folder, labels="all")
-    mine = np.full(frames.shape[1:], 2, np.uint8)
-    save(folder / "patient007_frame01_gt.nii.gz", mine, ZOOMS)
-    labels = read_patient(folder).labels
-    assert np.array_equal(labels[0], mine)
-    assert not np.array_equal(labels[1], mine)
-
-
-@pytest.mark.parametrize("es", [4, 5])
-def test_frames_of_background_between_labelled_ones_are_unlabelled(folder: Path, es: int):
-    """4D labels as in the M&Ms challenge, of ED and ES alone."""
-    make_patient(folder, labels="all", es=4)
-    path = folder / "patient007_4d_gt.nii.gz"
-    every = np.asarray(nib.Nifti1Image.from_filename(path).dataobj).T.copy()
-    every[[1, 2, 4]] = 0
-    save(path, every, (*ZOOMS, 0.04))
-    set_info(folder, ES=es)
-    if es == 5:
-        needed = "labels are needed for both ED and ES, or for neither"
-        assert problems_of(folder).endswith(f"{path.name} has no label of frame 5; {needed}")
-        set_info(folder, ED=2)
-        assert read_patient(folder).labels == {}
-        return
-    patient = read_patient(folder)
-    assert set(patient.labels) == {0, 3}
-    assert patient.notes == ("only frames 1, 4 are labelled; the others count as unlabelled",)
-
-
-def test_a_label_file_without_a_label_is_no_heart_of_volume_0(folder: Path):
-    frames = make_patient(folder)
-    path = folder / "patient007_frame04_gt.nii.gz"
-    save(path, np.zeros(frames.shape[1:], np.uint8), ZOOMS)
-    assert f"{path.name} has no label of frame 4; labels are needed" in problems_of(folder)
-
-
-@pytest.mark.parametrize("mnms", [False, True])
-def test_a_right_ventricle_inside_the_myocardium_is_a_note(folder: Path, mnms: bool):
-    """The left ventricle in a ring, the right one beside it; M&Ms has the codes the other way."""
-    make_patient(folder, shape=(5, 3, 12, 16))
-    left, right = (1, 3) if mnms else (3, 1)
-    labels = np.zeros((3, 12, 16), np.uint8)
-    labels[:, 2:10, 2:9] = 2
-    labels[:, 4:8, 4:7] = left
-    labels[:, 3:9, 9:14] = right
-    labels[0, 4:8, 2:4] = 0  # a ring that is open, as at the base
-    for number in (1, 4):
-        save(folder / f"patient007_frame{number:02d}_gt.nii.gz", labels, ZOOMS)
-    note = "label 1 lies inside label 2: the codes seem to be those of M&Ms (1 left ventricle, "
-    assert [n.startswith(note) for n in read_patient(folder).notes] == [True] * mnms
-
-
-def test_no_labels_is_a_note(folder: Path):
-    make_patient(folder, labels="none")
-    patient = read_patient(folder)
-    assert patient.labels == {}
-    assert patient.notes == ("no labels",)
-
-
 def test_frame_file_that_differs_from_the_4d_is_a_note(folder: Path):
     frames = make_patient(folder)
     save(folder / "patient007_frame04.nii.gz", frames[1], ZOOMS)
@@ -144,7 +73,7 @@ def test_frame_file_that_differs_from_the_4d_is_a_note(folder: Path):
         ),
         ({"ED": None}, "Info.cfg does not give ED"),
         ({"ES": None}, "Info.cfg does not give ES"),
-        ({"ES": 1}, "Info.cfg says ED: 1 and ES: 1; a sequence needs two different frames"),
+        ({"ES": 1}, "Info.cfg says ED: 1 and ES: 1; a sequence needs different frames"),
     ],
 )
 def test_bad_info(folder: Path, values: dict, message: str):
@@ -182,12 +111,6 @@ def test_shapes_must_agree(folder: Path, name: str):
         assert "patient007_4d_gt.nii.gz has 4 frames but patient007_4d.nii" in problems_of(folder)
         save(folder / "patient007_4d_gt.nii.gz", voxels[0], ZOOMS)
         assert "has shape (9, 9, 3); it must be (x, y, z, t)" in problems_of(folder)
-
-
-def test_labels_of_one_frame_only(folder: Path):
-    make_patient(folder)
-    (folder / "patient007_frame04_gt.nii.gz").unlink()
-    assert "patient007_frame04_gt.nii.gz (or .nii) is missing" in problems_of(folder)
 
 
 def test_missing_4d(folder: Path):
@@ -230,69 +153,48 @@ def test_zero_patients(tmp_path: Path):
         find_patients(tmp_path / "absent")
 
 
-@pytest.mark.parametrize("codes", [(0, 2), (1, 0), (0, 0), (1, 1)])
-@pytest.mark.parametrize("frame_time", [None, 0.02])
-def test_write_sequence_keeps_the_header(folder: Path, codes, frame_time, tmp_path: Path):
-    make_patient(folder, suffix=".nii")
-    path = folder / "patient007_4d.nii"
-    edit_header(path, 252, np.array(codes, "<i2").tobytes())
-    edit_header(path, 112, np.array([0.5, 7], "<f4").tobytes())
+def test_two_files_of_one_kind_that_differ_are_a_note(folder: Path):
+    frames = make_patient(folder)
+    for voxels in (frames, frames[::-1]):
+        save(folder / "patient007_4d.nii", voxels, (*ZOOMS, 0.04))
+        patient = read_patient(folder)
+        assert np.array_equal(patient.frames, frames)
+        note = "patient007_4d.nii differs from patient007_4d.nii.gz, which is used"
+        assert patient.notes == (note,) * (voxels is not frames)
+
+
+@pytest.mark.parametrize("labels", ["frames", "none"])
+@pytest.mark.parametrize("files", [(2, 4), (1, 3)], ids=["from 1", "from 0"])
+def test_info_that_counts_from_0_gives_way_to_the_files_of_the_frames(folder, files, labels):
+    """Their numbers tell where these count from 1, and their voxels where they count from 0."""
+    frames = make_patient(folder, ed=2, es=4, labels=labels)
+    truth = read_patient(folder)
+    for old, new in zip((2, 4), files, strict=True):
+        for path in sorted(folder.glob(f"*_frame{old:02d}*")):
+            path.rename(folder / path.name.replace(f"frame{old:02d}", f"frame{new:02d}"))
+    set_info(folder, ED=1, ES=3)
     patient = read_patient(folder)
-    frames = np.random.default_rng(0).normal(size=(7, 3, 9, 8)).astype(np.float32)
-    out = tmp_path / "out.nii.gz"
-    write_sequence(out, frames, patient, frame_time)
-    first = out.read_bytes()
-    written, source = (nib.Nifti1Image.from_filename(p) for p in (out, path))
-    assert np.array_equal(written.get_fdata(dtype=np.float32), frames.T)
-    assert written.get_data_dtype() == np.float32
-    assert written.header.get_zooms()[:3] == source.header.get_zooms()[:3]
-    assert written.header.get_zooms()[3] == np.float32(frame_time or 0.04)
-    assert np.array_equal(written.affine, source.affine)
-    assert written.header.get_xyzt_units() == ("mm", "sec")
-    for key in ("qform_code", "sform_code", "quatern_d", "srow_x", "qoffset_x"):
-        assert np.array_equal(written.header[key], source.header[key]), key
-    write_sequence(out, frames, patient, frame_time)
-    assert out.read_bytes() == first
+    assert (patient.ed, patient.es) == (1, 3)
+    assert np.array_equal(patient.frames, frames)
+    assert all(np.array_equal(patient.labels[i], truth.labels[i]) for i in truth.labels)
+    note = f"Info.cfg says ED: 1 and ES: 3; by the files of the frames, numbers {files[0]} and "
+    assert [n.startswith(note) for n in patient.notes if n != "no labels"] == [True]
 
 
-def test_write_sequence_needs_the_native_grid(folder: Path, tmp_path: Path):
-    make_patient(folder)
-    with pytest.raises(ValueError, match=r"whose grid is \(3, 9, 8\)"):
-        write_sequence(tmp_path / "o.nii", np.zeros((2, 3, 9, 9), np.float32), read_patient(folder))
-
-
-def test_verify_prints_every_patient_and_problem(tmp_path: Path, capsys, monkeypatch):
-    make_patient(tmp_path / "training" / "patient001")
-    make_patient(tmp_path / "training" / "patient002", labels="none", ed=4, es=1, seed=1)
-    make_patient(tmp_path / "testing" / "patient003")
-    make_patient(tmp_path / "testing" / "patient004")
-    set_info(tmp_path / "testing" / "patient004", ES=99, ED=None)
-    monkeypatch.setattr(sys, "argv", ["acdc", "verify", str(tmp_path)])
-    with pytest.raises(SystemExit) as caught:
-        verify.main()
-    assert caught.value.code == 1
-    lines = capsys.readouterr().out.splitlines()
-    assert re.match(
-        r"patient001 training NOR .*5x3x9x8.*10x1.5x1.25 mm int16 +ED +1 ES +4$", lines[0]
+def test_info_is_right_where_the_files_of_the_frames_show_what_it_says(folder: Path):
+    """Also if they have other frames' voxels: neither shift makes them right."""
+    frames = make_patient(folder, ed=2, es=4)
+    save(folder / "patient007_frame02.nii.gz", frames[4], ZOOMS)
+    patient = read_patient(folder)
+    assert (patient.ed, patient.es) == (1, 3)
+    assert patient.notes == (
+        "patient007_frame02.nii.gz differs from frame 2 of the 4D, which is used",
     )
-    assert lines[1].endswith("ED  4 ES  1  (no labels)")
-    assert lines[2].endswith("(same images as patient001)")
-    assert lines[3] == "patient004 testing BROKEN"
-    assert "does not give ED" in lines[4]
-    assert "ES: 99" in lines[5]
-    assert lines[-1] == "3 of 4 patients are fine"
 
 
-def test_verify_as_a_command(tmp_path: Path):
-    make_patient(tmp_path / "patient001")
-    command = [sys.executable, "-W", "error", "-m", "mstg_jax.data.acdc", "verify", str(tmp_path)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert (done.returncode, done.stderr) == (0, "")
-    assert done.stdout.endswith("1 of 1 patients are fine\n")
-    empty = subprocess.run([*command[:-1], str(tmp_path / "no")], capture_output=True, check=False)
-    assert (empty.returncode, b"no such folder" in empty.stderr) == (1, True)
-
-
-@pytest.mark.skipif("MSTG_ACDC_ROOT" not in os.environ, reason="MSTG_ACDC_ROOT is not set")
-def test_real_patients_are_fine(capsys):
-    assert verify.verify(Path(os.environ["MSTG_ACDC_ROOT"])) == 0
+@pytest.mark.parametrize("name", ["frame1", "frame001", "FRAME01"])
+def test_names_of_frames_may_be_written_in_other_ways(folder: Path, name: str):
+    make_patient(folder)
+    for path in sorted(folder.glob("*_frame01*")):
+        path.rename(folder / path.name.replace("frame01", name))
+    assert set(read_patient(folder).labels) == {0, 3}

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from mstg_jax.config import DataConfig
 from mstg_jax.data import pipeline
 from mstg_jax.data.acdc import DataError, read_patient
+from mstg_jax.data.cache import staged
 from mstg_jax.data.pipeline import Example, load_examples
 
 
@@ -105,9 +106,9 @@ def test_an_interrupted_write_leaves_no_entry(tmp_path: Path, monkeypatch):
 
 def test_two_processes_may_write_the_same_entry(tmp_path: Path):
     final = tmp_path / "entry"
-    with pipeline._staged(final) as slow:
+    with staged(final) as slow:
         (slow / "who").write_text("slow")
-        with pipeline._staged(final) as fast:
+        with staged(final) as fast:
             (fast / "who").write_text("fast")
     assert (final / "who").read_text() == "fast"
     assert list(tmp_path.iterdir()) == [final]

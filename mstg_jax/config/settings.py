@@ -37,6 +37,9 @@ class DataConfig:
     """Voxels of the model's grid as (d, h, w); multiples of 16 with the default networks."""
     crop: Literal["centre", "heart"] = "centre"
     """What the crop is centred on: the image, or the heart (its labels, else what moves)."""
+    percentiles: tuple[float, float] = (0.0, 100.0)
+    """Percentiles of ED's intensities that become 0 and 1; by default its whole range, as in DDM.
+    With 0.1 99.9 a few bright voxels do not darken all others. Values beyond are not clipped."""
     validation: float = 0.1
     """Share of the patients held out when the folder has no testing/ part."""
     augment: bool = True
@@ -174,6 +177,12 @@ def check(config: Config) -> None:
         )
     if train.distributed and config.run is None:
         raise SettingsError("train.distributed needs --run: one folder that every process sees")
+    low, high = data.percentiles
+    if not 0 <= low < high <= 100:
+        raise SettingsError(
+            f"data.percentiles is {data.percentiles}, but needs two numbers in [0, 100], the lower "
+            "one first"
+        )
     positive = {
         "data.spacing": min(data.spacing),
         "train.steps": train.steps,

@@ -3,9 +3,10 @@
 Bernard et al., IEEE TMI 37(11), 2018, doi 10.1109/TMI.2018.2837502. A patient's folder holds
 Info.cfg, `patientXXX_4d.nii.gz` (the whole cycle, the image truth), `patientXXX_frameNN.nii.gz` and
 `patientXXX_frameNN_gt.nii.gz` for ED and ES, and perhaps `patientXXX_4d_gt.nii.gz` with the labels
-of every frame. Any of the files may be uncompressed.
+of every frame. Any of them may be uncompressed, NIfTI-2, or a pair of .hdr and .img.
 """
 
+import sys
 from pathlib import Path
 from typing import Literal
 
@@ -42,12 +43,6 @@ def _patient_folders(folder: Path) -> list[Path]:
     return sorted(p for p in folder.glob("patient*") if p.is_dir())
 
 
-def patient_files(folder: Path) -> list[Path]:
-    """Every file that `read_patient` may read, sorted."""
-    names = ("Info.cfg", f"{folder.name}_*.nii", f"{folder.name}_*.nii.gz")
-    return sorted(path for name in names for path in folder.glob(name))
-
-
 def read_patient(folder: Path) -> Patient:
     """Read and check one patient's folder; raises DataError that lists every problem found."""
     return Reader(folder).patient()
@@ -56,4 +51,4 @@ def read_patient(folder: Path) -> Patient:
 if __name__ == "__main__":
     from mstg_jax.data.verify import main  # it imports this module
 
-    main()
+    sys.exit(main(sys.argv[1:]))

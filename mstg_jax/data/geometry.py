@@ -11,6 +11,7 @@ from typing import Literal
 import numpy as np
 from jaxtyping import Bool, Float, Float32, UInt8
 
+from mstg_jax.data.intensity import limits
 from mstg_jax.data.nifti import DataError
 from mstg_jax.data.patient import Patient
 
@@ -34,7 +35,7 @@ class Geometry:
     """Both grids of one patient; every tuple is (d, h, w), spacings in mm.
 
     Model voxel m lies at native coordinate `centre + (m - (size - 1) / 2) * scale`, where native
-    voxel n spans n - 0.5 to n + 0.5. `low` and `high` are the range of the native ED frame.
+    voxel n spans n - 0.5 to n + 0.5. The native intensities `low` and `high` become 0 and 1.
 
     There is no filter against aliasing on the way to a coarser grid: at 1.5, 2 and 3 mm in plane no
     Gaussian lowered the error of forward then inverse on 53 ACDC patients; at 3 mm the usual
@@ -56,13 +57,21 @@ class Geometry:
         spacing: Triple,
         size: Size,
         crop: Literal["centre", "heart"],
+        percentiles: tuple[float, float] = (0.0, 100.0),
     ) -> "Geometry":
         """Geometry of a patient on a grid of `size` voxels of `spacing` mm.
 
-        Raises DataError if no voxel of the model's grid falls inside the image.
+        `percentiles` of ED's intensities become 0 and 1. Raises DataError if no voxel of the
+        model's grid falls inside the image, or both percentiles are one value.
         """
         ed = patient.frames[patient.ed]
         d, h, w = ed.shape
+        low, high = limits(ed, percentiles)
+        if not low < high:
+            raise DataError(
+                f"{patient.id}: ED's percentiles {percentiles} are {low:g} and {high:g}; its range "
+                "must not be empty"
+            )
         image_centre = ((d - 1) / 2, (h - 1) / 2, (w - 1) / 2)
         geometry = cls(
             native_shape=(d, h, w),
@@ -70,8 +79,8 @@ class Geometry:
             centre=heart_centre(patient) if crop == "heart" else image_centre,
             spacing=spacing,
             size=size,
-            low=float(ed.min()),
-            high=float(ed.max()),
+            low=low,
+            high=high,
         )
         if not geometry.fov().any():
             raise DataError(
@@ -86,7 +95,7 @@ class Geometry:
         return np.array(self.spacing) / np.array(self.native_spacing)
 
     def forward(self, volumes: Float32[np.ndarray, "*t d h w"]) -> Float32[np.ndarray, "*t D H W"]:
-        """Native intensities to the model's grid, ED's range to [0, 1], not clipped.
+        """Native intensities to the model's grid, `low` and `high` to 0 and 1, not clipped.
 
         Trilinear; the outer half of the border voxels repeats them, beyond it is exactly 0.
         """

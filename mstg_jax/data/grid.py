@@ -16,6 +16,9 @@ from mstg_jax.data.nifti import DataError, Volume
 
 DIRECTIONS = (("left", "right"), ("back", "front"), ("feet", "head"))
 IDENTITY = np.array([[0, 1], [1, 1], [2, 1]])
+UNITS = {1: ("m", 1e3), 2: ("mm", 1.0), 3: ("micron", 1e-3)}
+THICK = 2.0
+"""How many times thicker than along z voxels are at least where slices lie along x or y."""
 TOLERANCE = 0.5
 """Share of the smallest voxel size by which corners of one grid may differ: headers are rounded."""
 
@@ -27,6 +30,7 @@ class Grid:
     placed: the affine with columns as long as the voxel sizes; unlike `affine` it means something
         where a tool has turned ACDC's unit matrices into real ones.
     coded: whether the header has an affine of its own, not one made from the voxel sizes.
+    notes: what is odd about the sizes, and what was assumed.
     """
 
     name: str
@@ -34,17 +38,19 @@ class Grid:
     sizes: Float[np.ndarray, "3"]
     affine: Float[np.ndarray, "4 4"]
     coded: bool
+    notes: tuple[str, ...] = ()
 
     @classmethod
     def of(cls, volume: Volume) -> "Grid":
         header = volume.header
-        return cls(
-            name=volume.name,
-            shape=volume.voxels.shape[:-4:-1],
-            sizes=np.asarray(header["pixdim"][1:4], float),
-            affine=np.asarray(header.get_best_affine()),
-            coded=any(int(header[f"{form}_code"]) > 0 for form in ("sform", "qform")),
-        )
+        unit, scale = UNITS.get(int(header["xyzt_units"]) % 8, ("mm", 1.0))
+        affine = np.diag([scale, scale, scale, 1]) @ header.get_best_affine()
+        coded = any(int(header[f"{form}_code"]) > 0 for form in ("sform", "qform"))
+        sizes, notes = _sizes(scale * np.asarray(header["pixdim"][1:4], float), affine)
+        if unit != "mm":
+            notes.append(f"voxel sizes in {unit}, which make {_mm(sizes)}")
+        notes = tuple(f"{volume.name}: {note}" for note in notes)
+        return cls(volume.name, volume.voxels.shape[:-4:-1], sizes, affine, coded, notes)
 
     @property
     def sized(self) -> bool:
@@ -77,10 +83,42 @@ class Grid:
 
     def __str__(self) -> str:
         """Sizes, directions, the place of the first voxel, and the affine itself."""
-        sizes = " x ".join(f"{x:.4g}" for x in self.sizes)
         first = ", ".join(f"{x:.4g}" for x in self.affine[:3, 3])
         rows = " ".join(f"[{' '.join(f'{x:.4g}' for x in row)}]" for row in self.affine[:3])
-        return f"voxels of {sizes} mm, {self.axes}, the first at ({first}) mm, affine {rows}"
+        return f"voxels of {_mm(self.sizes)}, {self.axes}, the first at ({first}) mm, affine {rows}"
+
+
+def _sizes(
+    pixdim: Float[np.ndarray, "3"], affine: Float[np.ndarray, "4 4"]
+) -> tuple[Float[np.ndarray, "3"], list[str]]:
+    """The voxel sizes to use, and notes.
+
+    They are pixdim's, also where they contradict the affine; but pixdim of 1 x 1 x 1 is what a
+    header has that nobody filled in, as a unit affine is.
+    """
+    if not (np.isfinite(pixdim) & (pixdim > 0)).all():
+        return pixdim, []  # a problem, which the reader names
+    notes, sizes, columns = [], pixdim, voxel_sizes(affine)
+    if not np.allclose(columns, pixdim, rtol=0.01) and not np.allclose(columns, 1, rtol=0.01):
+        if (pixdim == 1).all() and columns.all():
+            sizes = columns
+        notes.append(
+            f"voxel sizes of {_mm(pixdim)} beside an affine of {_mm(columns)}; taken: {_mm(sizes)}"
+        )
+    if (sizes == 1).all():
+        notes.append("voxel sizes of 1 x 1 x 1 mm, as if nobody had filled them in")
+    if not ((sizes > 0.1) & (sizes < 50)).all():
+        notes.append(f"voxel sizes of {_mm(sizes)}, which cannot be those of a heart in mm")
+    if max(sizes[:2]) > THICK * sizes[2]:
+        notes.append(
+            f"voxel sizes of {_mm(sizes)} (x, y, z): slices seem to lie along "
+            f"{'xy'[int(np.argmax(sizes[:2]))]}, but are taken to lie along z"
+        )
+    return sizes, notes
+
+
+def _mm(sizes: Float[np.ndarray, "3"]) -> str:
+    return f"{' x '.join(f'{x:.4g}' for x in sizes)} mm"
 
 
 @np.errstate(all="ignore")  # damaged headers may hold any number

@@ -1,7 +1,5 @@
-"""Read NIfTI-1 files without trusting them."""
+"""Read NIfTI files without trusting them."""
 
-import gzip
-import io
 import math
 import zlib
 from dataclasses import dataclass
@@ -11,11 +9,12 @@ import nibabel as nib
 import numpy as np
 from jaxtyping import Float32, Shaped
 from nibabel.spatialimages import HeaderDataError
+from nibabel.volumeutils import apply_read_scaling
 
 from mstg_jax.config import UserError
+from mstg_jax.data.container import read_stored
+from mstg_jax.data.labels import LABELS
 
-HEADER_BYTES = 348
-LABELS = "0 background, 1 right ventricle, 2 myocardium, 3 left ventricle"
 UNREADABLE = (
     OSError,
     EOFError,
@@ -25,7 +24,8 @@ UNREADABLE = (
     zlib.error,
     HeaderDataError,
 )
-"""What damaged bytes raise in gzip, zlib and nibabel."""
+"""What damaged bytes raise in zlib and nibabel."""
+NEEDED = {3: "(x, y, z)", 4: "(x, y, z, t) with 2 or more frames"}
 
 
 class DataError(UserError):
@@ -34,11 +34,15 @@ class DataError(UserError):
 
 @dataclass(frozen=True, eq=False)
 class Volume:
-    """A file's header as it stands and its voxels, ([t] d h w); problems make it unusable."""
+    """A file's header as it stands and its voxels, ([t] d h w).
+
+    problems make it unusable; notes are on what is odd.
+    """
 
     name: str
     header: nib.Nifti1Header
     voxels: Shaped[np.ndarray, "*t d h w"]
+    notes: tuple[str, ...] = ()
     problems: tuple[str, ...] = ()
 
 
@@ -47,14 +51,11 @@ def read_image(path: Path, ndim: int) -> Volume:
 
     Raises DataError if the file cannot be read or has another number of axes.
     """
-    header, voxels = _read(path)
-    if voxels.ndim != ndim or (ndim == 4 and len(voxels) < 2):
-        needed = "(x, y, z, t) with 2 or more frames" if ndim == 4 else "(x, y, z)"
-        raise DataError(f"{path.name} has shape {voxels.shape[::-1]}; it must be {needed}")
+    header, voxels, notes = _read(path, ndim)
     with np.errstate(all="ignore"):
-        voxels = np.ascontiguousarray(voxels, dtype=np.float32)
+        voxels = np.array(voxels, dtype=np.float32, order="C")
     problems = _problems(path.name, header, voxels.reshape(-1, *voxels.shape[-3:]))
-    return Volume(path.name, header, voxels, tuple(problems))
+    return Volume(path.name, header, voxels, notes, tuple(problems))
 
 
 def _problems(
@@ -81,48 +82,65 @@ def read_labels(path: Path, ndim: int) -> Volume:
 
     Raises DataError if the file cannot be read, has another number of axes, or values besides 0..3.
     """
-    header, voxels = _read(path)
-    if voxels.ndim != ndim:
-        needed = "(x, y, z, t)" if ndim == 4 else "(x, y, z)"
-        raise DataError(f"{path.name} has shape {voxels.shape[::-1]}; it must be {needed}")
+    header, voxels, notes = _read(path, ndim)
     with np.errstate(invalid="ignore"):
-        labels = np.ascontiguousarray(voxels, dtype=np.uint8)
+        labels = np.array(voxels, dtype=np.uint8, order="C")
     if not np.array_equal(labels, voxels) or labels.max() > 3:
         values = np.unique(voxels)[:8].tolist()
         raise DataError(f"{path.name} has the values {values}; labels are {LABELS}")
-    return Volume(path.name, header, labels)
+    return Volume(path.name, header, labels, notes)
 
 
-def _read(path: Path) -> tuple[nib.Nifti1Header, Shaped[np.ndarray, "..."]]:
-    """The header as it stands in the file, and the voxels with the axes reversed: ([t] d h w).
+def _read(
+    path: Path, ndim: int
+) -> tuple[nib.Nifti1Header, Shaped[np.ndarray, "*t d h w"], tuple[str, ...]]:
+    """The header as it stands, the voxels with the axes reversed, ([t] d h w), and notes.
 
-    The whole file is decompressed first, because a reader that stops at the last voxel never sees
-    the checksum. The header is not passed through nibabel's repairs, which turn a voxel size of 0
-    into 1, and its extensions are left out. Raises DataError if this is no whole NIfTI-1 file of
-    integers or floats with a finite affine.
+    Axes of one voxel beyond the third are left out. Raises DataError if this is no whole NIfTI file
+    of integers or floats with a finite affine and `ndim` axes.
     """
     try:
-        data = path.read_bytes()
-        if path.suffix == ".gz":
-            data = gzip.decompress(data)
-        if len(data) < HEADER_BYTES:
-            raise ValueError(f"it holds {len(data)} bytes, a header alone has {HEADER_BYTES}")
-        stream = io.BytesIO(data)
-        header = nib.Nifti1Header(data[:HEADER_BYTES], check=False)
-        dtype, magic = header.get_data_dtype(), header["magic"].item()
-        if magic != b"n+1" or dtype.kind not in "iuf":
-            raise ValueError(f"its magic is {magic} and its type {dtype}")
-        shape = header.get_data_shape()
-        needed = int(header.get_data_offset()) + math.prod(map(int, shape)) * dtype.itemsize
-        if not shape or min(shape) < 1 or len(data) < needed:
-            raise ValueError(f"it holds {len(data)} bytes, shape {shape} of {dtype} takes {needed}")
+        header, offset, data, notes = read_stored(path)
+        dtype = _dtype(header)
+        shape = tuple(map(int, header.get_data_shape()))
+        end = offset + math.prod(shape) * dtype.itemsize
+        if offset < 0 or not shape or min(shape) < 1 or len(data) < end:
+            raise ValueError(f"it holds {len(data)} bytes, shape {shape} of {dtype} takes {end}")
+        stored = np.frombuffer(data, dtype, math.prod(shape), offset).reshape(shape, order="F")
         with np.errstate(all="ignore"):  # what is not finite is reported, not warned of
-            voxels = np.asarray(header.data_from_fileobj(stream))
+            voxels = np.asarray(apply_read_scaling(stored, *header.get_slope_inter()))
             affine = np.asarray(header.get_best_affine())
         if not np.isfinite(affine).all():
             raise ValueError(f"its affine is {affine.tolist()}")
     except UNREADABLE as error:
         raise DataError(
-            f"{path.name} cannot be read ({error}); it must be a whole NIfTI-1 file of numbers"
+            f"{path.name} cannot be read ({error}); it must be a whole NIfTI file of numbers"
         ) from error
-    return header, voxels.T
+    long = [axis for axis, length in enumerate(shape) if axis > 2 and length > 1]
+    vectors = bool(long) and long[0] > 3 and int(header["intent_code"]) != 0
+    if len(shape) < 3 or len(long) != ndim - 3 or vectors:
+        raise DataError(f"{path.name} has shape {shape}; it must be {NEEDED[ndim]}")
+    if long and long[0] > 3:
+        header["pixdim"][4] = header["pixdim"][long[0] + 1]
+        notes += (f"{path.name} has shape {shape}: its axis {long[0] + 1} is taken for time",)
+    if len(data) > end:
+        notes += (f"{path.name}: {len(data) - end} bytes follow its voxels",)
+    if int(header["bitpix"]) != 8 * dtype.itemsize:
+        notes += (f"{path.name}: its header says {header['bitpix']} bits a voxel, but {dtype}",)
+    return header, voxels.reshape([shape[i] for i in (0, 1, 2, *long)], order="F").T, notes
+
+
+def _dtype(header: nib.Nifti1Header) -> np.dtype:
+    """The type of the stored voxels; raises ValueError if they are no numbers."""
+    code = int(header["datatype"])
+    try:
+        dtype = header.get_data_dtype()
+    except (KeyError, HeaderDataError):
+        raise ValueError(f"its type of voxels, code {code}, is unknown") from None
+    if dtype.kind == "c":
+        raise ValueError(f"its voxels are {dtype}; save their magnitude as float32")
+    if dtype.fields:
+        raise ValueError("its voxels are colours; save one grey value per voxel")
+    if dtype.kind not in "iuf" or not dtype.itemsize:
+        raise ValueError(f"its type of voxels, code {code}, is {dtype}")
+    return dtype

@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 
 from mstg_jax.data.grid import Grid, aligned
+from mstg_jax.data.intensity import spikes
 from mstg_jax.data.nifti import DataError, read_image
 from mstg_jax.data.patient import Patient
 
@@ -34,6 +35,6 @@ def read_pair(ed: Path, es: Path) -> Patient:
         labels={},
         spacing=(depth, height, width),
         header=first.header,
-        affine=grid.affine,
-        notes=notes,
+        affine=np.asarray(first.header.get_best_affine()),
+        notes=grid.notes + notes + spikes(first.voxels),
     )

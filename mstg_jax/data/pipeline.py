@@ -1,13 +1,10 @@
 """Patients to training batches: cached preprocessing, split by patient, augmentation, sharding."""
 
 import dataclasses
-import hashlib
 import json
 import shutil
-import uuid
 from collections import Counter
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,7 +13,8 @@ import numpy as np
 from jaxtyping import Bool, Float32, UInt8
 
 from mstg_jax.config import DataConfig, SettingsError
-from mstg_jax.data.acdc import find_patients, patient_files, read_patient
+from mstg_jax.data.acdc import find_patients, read_patient
+from mstg_jax.data.cache import cache_key, staged
 from mstg_jax.data.geometry import Geometry
 from mstg_jax.data.nifti import DataError
 from mstg_jax.data.patient import Patient
@@ -24,7 +22,6 @@ from mstg_jax.data.patient import Patient
 if TYPE_CHECKING:
     import grain
 
-CACHE_VERSION = 2
 UNKNOWN = 255
 """Label of every voxel where a patient has no labels."""
 
@@ -33,7 +30,7 @@ UNKNOWN = 255
 class Example:
     """One preprocessed patient; the arrays are memory-mapped from the cache.
 
-    frames: ED to ES in time order, ED's range scaled to [0, 1], 0 outside the field of view.
+    frames: ED to ES in time order, the geometry's range scaled to [0, 1], 0 outside the view.
     gammas: time of each frame, 0 at ED to 1 at ES.
     labels: position in the sequence -> labels; at least the first and the last, or empty.
     fov: voxels of the model's grid that lie inside the patient's image.
@@ -121,52 +118,20 @@ def _split(
     return training, validation
 
 
-@contextmanager
-def _staged(final: Path) -> Iterator[Path]:
-    """A folder to fill that appears as `final` only once it is complete."""
-    final.parent.mkdir(parents=True, exist_ok=True)
-    partial = final.with_name(f".{final.name}-{uuid.uuid4().hex}")
-    partial.mkdir()
-    try:
-        yield partial
-        try:
-            partial.rename(final)
-        except OSError:
-            # Another process was faster, which is as good.
-            if not final.is_dir():
-                raise
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
-
-
 def _example(folder: Path, config: DataConfig) -> Example:
-    entry = Path(config.cache).expanduser() / "volumes" / _cache_key(folder, config)
+    entry = Path(config.cache).expanduser() / "volumes" / cache_key(folder, config)
     try:
         return _read_entry(entry, folder)
     except (OSError, EOFError, ValueError, KeyError, TypeError):
         shutil.rmtree(entry, ignore_errors=True)
-    with _staged(entry) as partial:
+    with staged(entry) as partial:
         _write_entry(partial, folder, config)
     return _read_entry(entry, folder)
 
 
-def _cache_key(folder: Path, config: DataConfig) -> str:
-    """Hash of the bytes on disk and of the settings, so that cached patients are not decoded."""
-    settings = (CACHE_VERSION, config.spacing, config.size, config.crop)
-    total = hashlib.sha256(json.dumps(settings).encode())
-    for path in patient_files(folder):
-        try:
-            with path.open("rb") as file:
-                content = hashlib.file_digest(file, "sha256").hexdigest()
-        except OSError as error:
-            raise DataError(f"{folder.name}: {path.name} cannot be read ({error})") from error
-        total.update(f"{path.name} {content}\n".encode())
-    return total.hexdigest()[:32]
-
-
 def example_of(patient: Patient, config: DataConfig) -> Example:
     """A patient on the model's grid, in memory."""
-    geometry = Geometry.fit(patient, config.spacing, config.size, config.crop)
+    geometry = Geometry.fit(patient, config.spacing, config.size, config.crop, config.percentiles)
     sequence = patient.sequence
     labels = {
         position: geometry.forward_labels(patient.labels[frame])
@@ -196,12 +161,12 @@ def _write_entry(entry: Path, folder: Path, config: DataConfig) -> None:
     # One file per patient, because a memory map holds a descriptor and systems allow as few as 256.
     arrays = [example.frames, *example.labels.values(), example.fov]
     np.save(entry / "volumes.npy", np.concatenate([a.reshape(-1).view(np.uint8) for a in arrays]))
-    (entry / "meta.json").write_text(json.dumps(meta))
+    (entry / "meta.json").write_text(json.dumps(meta), encoding="utf-8")
 
 
 def _read_entry(entry: Path, folder: Path) -> Example:
     """Raises what `_example` catches if the entry is missing or damaged."""
-    meta = json.loads((entry / "meta.json").read_text())
+    meta = json.loads((entry / "meta.json").read_text(encoding="utf-8"))
     lists = meta["geometry"].items()
     fields: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in lists}
     geometry = Geometry(**fields)

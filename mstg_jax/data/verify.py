@@ -1,9 +1,11 @@
 """Check every patient below a folder: what `python -m mstg_jax.data.acdc verify` prints."""
 
 import argparse
-import sys
+from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 
+from mstg_jax.command import command
 from mstg_jax.data.acdc import LAYOUT, find_patients, read_patient
 from mstg_jax.data.nifti import DataError
 from mstg_jax.data.patient import Patient
@@ -12,8 +14,9 @@ from mstg_jax.data.patient import Patient
 def verify(root: Path) -> int:
     """Print one line per patient and every problem; returns the number of broken patients."""
     bad = 0
-    seen: dict[str, str] = {}
+    seen: dict[str, tuple[str, Path]] = {}
     patients = [(part, folder) for part, paths in find_patients(root).items() for folder in paths]
+    names = Counter(folder.name for _, folder in patients)
     for part, folder in patients:
         try:
             patient = read_patient(folder)
@@ -21,9 +24,13 @@ def verify(root: Path) -> int:
             bad += 1
             print(f"{folder.name} {part} BROKEN", *str(error).splitlines(), sep="\n  ")
             continue
-        twin = seen.setdefault(patient.digest, patient.id)
-        same = (f"same images as {twin}",) if twin != patient.id else ()
-        print(_summary(part, patient), *(f" ({note})" for note in patient.notes + same))
+        notes = list(patient.notes)
+        twin_part, twin = seen.setdefault(patient.digest, (part, folder))
+        if twin != folder:
+            notes.append(f"same images as {twin.name}{f' in {twin_part}/' * (twin_part != part)}")
+        if names[folder.name] > 1:
+            notes.append("training/ and testing/ both have a folder of this name")
+        print(_summary(part, patient), *(f" ({note})" for note in notes))
     print(f"{len(patients) - bad} of {len(patients)} patients are fine")
     return bad
 
@@ -38,12 +45,9 @@ def _summary(part: str, patient: Patient) -> str:
     )
 
 
-def main() -> None:
+@command("verify")
+def main(argv: Sequence[str]) -> int:
     parser = argparse.ArgumentParser(prog="python -m mstg_jax.data.acdc")
-    command = parser.add_subparsers(required=True).add_parser("verify", help="check every patient")
-    command.add_argument("root", type=Path, help=f"folder with {LAYOUT}")
-    try:
-        bad = verify(parser.parse_args().root)
-    except DataError as error:
-        sys.exit(str(error))
-    sys.exit(1 if bad else 0)
+    checks = parser.add_subparsers(required=True).add_parser("verify", help="check every patient")
+    checks.add_argument("root", type=Path, help=f"folder with {LAYOUT}")
+    return 1 if verify(parser.parse_args(argv).root) else 0

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from mstg_jax.evaluation.comparison import Contender
 
 # What decides on the patients and on the grid that they are scored on.
-SHARED = ("root", "skip_bad", "spacing", "size", "crop", "validation")
+SHARED = ("root", "skip_bad", "spacing", "size", "crop", "percentiles", "validation")
 PHANTOM = ("phantom_patients", "phantom_size", "phantom_seed")
 
 
