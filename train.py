@@ -112,7 +112,7 @@ def train(config: Config) -> int:
                     scores = validate(quick, model, chosen, picture)
                     log.add(step, "validation", scores)
                     shown = ", ".join(f"{name} {value:.4g}" for name, value in scores.items())
-                    bar.write(f"step {step}: {shown}; {picture}")
+                    bar.write(f"step {step}: {shown or 'nothing to score'}; {picture}")
                 if stop.requested:  # asked here, so that a request during validation is saved too
                     checkpoints.save(state, config, batches)
                     break

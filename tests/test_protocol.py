@@ -57,11 +57,7 @@ def test_between_is_the_mean_of_the_frames_strictly_between():
     assert [f["psnr_fov"] for f in found["per_frame"]] == pytest.approx(expected)
     assert found["between"]["psnr_fov"] == pytest.approx(np.mean(expected[1:4]))
     assert found["between"]["psnr"] > found["between"]["psnr_fov"]
-    assert (found["protocol"], found["scored"], found["id"]) == (
-        "resampled",
-        "between",
-        "patient007",
-    )
+    assert (found["protocol"], found["id"]) == ("resampled", "patient007")
     assert [f["gamma"] for f in found["per_frame"]] == [0, 0.25, 0.5, 0.75, 1]
 
 
@@ -92,12 +88,40 @@ def test_labels_at_the_border_survive_motion_outward():
     np.testing.assert_array_equal(far, np.repeat(labels[2:], 3, 0))
 
 
-def test_without_frames_between_the_last_is_scored():
+def test_without_frames_between_es_alone_is_scored():
+    """Its overlap and volumes; its PSNR is kept, but is no mean of frames between."""
     truth = example(frames=2)
-    frames, *_ = copy_ed(truth)
-    found = protocol.score(truth, frames)
-    assert found["scored"] == "last"
-    assert found["between"]["psnr"] == found["per_frame"][-1]["psnr"] < 100
+    found = protocol.score(truth, *copy_ed(truth))
+    assert found["between"] == dict.fromkeys(found["between"])
+    assert found["per_frame"][-1]["psnr_fov"] < 100
+    assert found["dice"]["lv"] == pytest.approx(2 * 16 / (36 + 16))
+    assert found["ejection_fraction"]["error"] == pytest.approx(1 - 16 / 36)
+    assert found["lv_volume_error"] == pytest.approx(1 - 16 / 36)
+    assert found["roughness"]["ratio"] is None
+
+
+@pytest.mark.parametrize("positions", [(), (0,), (4,), (2,), (0, 2)])
+def test_without_labels_of_ed_and_es_there_is_no_anatomy(positions):
+    truth = example()
+    frames, flow, labels = copy_ed(truth)
+    truth.labels = {position: truth.labels[0] for position in positions}
+    found = protocol.score(truth, frames, flow, labels)
+    assert "dice" not in found
+    assert not any("lv_volume" in frame for frame in found["per_frame"])
+    assert found["folding"] == 0
+
+
+def test_unlabelled_frames_have_no_volume():
+    """Absent is not empty: only labelled frames count in the volume error."""
+    truth = example()
+    frames, flow, labels = copy_ed(truth)
+    sparse = protocol.score(truth, frames, flow, labels)
+    assert [f.get("lv_volume_truth") for f in sparse["per_frame"]][1:4] == [None] * 3
+    assert sparse["lv_volume_error"] == pytest.approx(1 - 16 / 36)
+    truth.labels[2] = truth.labels[0]
+    assert protocol.score(truth, frames, flow, labels)["lv_volume_error"] == pytest.approx(
+        (1 - 16 / 36) / 2
+    )
 
 
 def test_scores_are_strict_json():
@@ -124,9 +148,8 @@ def test_average_leaves_out_what_is_undefined():
     second = protocol.score(short, copy_ed(short)[0])
     mean = protocol.average([first, second])
     assert mean["patients"] == 2
-    assert mean["last_frame_only"] == 1
-    psnrs = [s["between"]["psnr_fov"] for s in (first, second)]
-    assert mean["between"]["psnr_fov"] == pytest.approx(np.mean(psnrs))
+    assert mean["none_between"] == 1
+    assert mean["between"] == first["between"]
     assert mean["dice"] == first["dice"]
     assert mean["folding"] == 0
     assert "per_frame" not in mean

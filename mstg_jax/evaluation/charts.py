@@ -8,7 +8,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
 
-from mstg_jax.evaluation.tables import TESTED
+from mstg_jax.evaluation.tables import TESTED, Metric
 
 DPI = 150
 COLOURS = [colormaps["tab10"](i) for i in range(10)]
@@ -16,31 +16,44 @@ LINES = ("-", "--", ":", "-.")
 """They take turns, because curves of methods that are alike hide one another."""
 
 
-def gamma_chart(path: Path, methods: dict[str, dict[str, Any]]) -> Path:
-    """The tested metrics in bins of gamma, with their intervals; methods as in results.json."""
-    figure, panels = _panels(len(TESTED), width=3.6)
-    for axes, metric in zip(panels, TESTED, strict=True):
-        for i, (name, method) in enumerate(methods.items()):
-            known = [b for b in method["over_gamma"] if b[metric.key]["mean"] is not None]
+def gamma_chart(path: Path, methods: dict[str, dict[str, Any]]) -> Path | None:
+    """The tested metrics in bins of gamma, with their intervals; methods as in results.json. A
+    metric without values has no panel; None if no metric has any: no frames between ED and ES."""
+    every = {metric: [_curve(method, metric) for method in methods.values()] for metric in TESTED}
+    curves = {metric: own for metric, own in every.items() if any(own)}
+    if not curves:
+        return None
+    figure, panels = _panels(len(curves), width=3.6)
+    for axes, (metric, own) in zip(panels, curves.items(), strict=True):
+        for i, known in enumerate(own):
             gammas = [b["gamma"] for b in known]
             found = [b[metric.key] for b in known]
             colour = COLOURS[i % len(COLOURS)]
-            style = {"ls": LINES[i % len(LINES)], "marker": "o", "ms": 3, "label": name}
+            style = {"ls": LINES[i % len(LINES)], "marker": "o", "ms": 3}
             axes.plot(gammas, [f["mean"] for f in found], color=colour, **style)
             if all(f["low"] is not None for f in found):
                 low, high = ([f[end] for f in found] for end in ("low", "high"))
                 axes.fill_between(gammas, low, high, color=colour, alpha=0.15, lw=0)
         axes.set(title=metric.header, xlabel="γ (0 ED, 1 ES)", xlim=(0, 1))
-        if not metric.up:
+        positive = any(b[metric.key]["mean"] > 0 for known in own for b in known)
+        if positive and not metric.up:
             axes.set_yscale("log")  # a method that fails would flatten the others' curves
-    figure.legend(
-        *panels[0].get_legend_handles_labels(),
+    legend = figure.legend(
+        panels[0].lines,
+        list(methods),  # as they are: matplotlib leaves labels with a _ in front out
         loc="outside lower center",  # curves of many methods leave no room beside them
         ncols=min(len(methods), 8),
         fontsize=8,
         frameon=False,
     )
+    for text in legend.get_texts():
+        text.set_parse_math(False)
     return _save(figure, path)
+
+
+def _curve(method: dict[str, Any], metric: Metric) -> list[dict[str, Any]]:
+    """The bins of gamma in which the metric has a value."""
+    return [b for b in method["over_gamma"] if b[metric.key]["mean"] is not None]
 
 
 def volume_chart(path: Path, methods: dict[str, dict[str, Any]]) -> Path | None:
@@ -63,7 +76,8 @@ def volume_chart(path: Path, methods: dict[str, dict[str, Any]]) -> Path | None:
                 known = [f for f in frames if f.get(key) is not None]
                 points = [f["gamma"] for f in known], [f[key] for f in known]
                 axes.plot(*points, color=colour, markerfacecolor="none", **style)
-        axes.set(title=name, xlabel="γ (0 ED, 1 ES)")
+        axes.set_title(name, parse_math=False)
+        axes.set(xlabel="γ (0 ED, 1 ES)")
         axes.yaxis.set_major_formatter(PercentFormatter(1))
     panels[0].set(ylabel="LV volume, share of ED's", ylim=(0, None))
     return _save(figure, path)

@@ -1,5 +1,6 @@
 """Several methods on the same held-out patients: generate, time, score, and compare."""
 
+import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -13,7 +14,7 @@ from mstg_jax.data.pipeline import Example
 from mstg_jax.evaluation import likeness
 from mstg_jax.evaluation.native import NATIVE, native_sequence, native_truth
 from mstg_jax.evaluation.outputs import score_sequence
-from mstg_jax.evaluation.protocol import Truth
+from mstg_jax.evaluation.protocol import Truth, none_between
 from mstg_jax.evaluation.statistics import interval, paired_tests
 from mstg_jax.evaluation.tables import MOTION, QUALITY, SECONDS, TESTED, Metric
 from mstg_jax.methods import Method, generate_sequence
@@ -21,6 +22,7 @@ from mstg_jax.methods.base import FRAMES_PER_PROGRAM, Model
 from mstg_jax.methods.base import Sequence as Made
 
 GAMMA_BINS = 5
+PSNR = TESTED[0]
 Score = dict[str, Any]
 Fit = Callable[[Made], Made]
 
@@ -56,27 +58,26 @@ def compare(
     `methods` gives each contender's `summary` (intervals over patients by Metric.key),
     `over_gamma`, `likeness` and `patients`: protocol.score of each, with `seconds` of a sequence on
     this machine, compilation excluded, and the `likeness` of each frame strictly between ED and ES
-    (the only one of a patient without any) to its nearest training frame. `truth` has the same
-    likeness of the real frames, `tests` the paired tests.
+    to its nearest training frame. `truth` has the same likeness of the real frames, `tests` the
+    paired tests.
     """
     scores: dict[str, list[Score]] = {c.name: [] for c in contenders}
     matches: dict[str, likeness.Matches] = {name: {} for name in ("truth", *scores)}
     compiled: set[tuple[str, int]] = set()
     for number, example in enumerate(validation, 1):
         truth, fit = _judged(protocol, example)
-        between = slice(1, -1) if len(example.frames) > 2 else slice(-1, None)
-        compared = {"truth": np.asarray(example.frames[between])}
+        compared = {"truth": np.asarray(example.frames[1:-1])}
         for contender in contenders:
             made, seconds = _timed(contender, example, seed, compiled)
             score = score_sequence(truth, fit(made), protocol) | {"seconds": seconds}
             scores[contender.name].append(score)
-            compared[contender.name] = made.frames[between]
+            compared[contender.name] = made.frames[1:-1]
         for name, found in _nearest(compared, example, training).items():
             matches[name][example.id] = found
-            frames = scores[name][-1]["per_frame"][between] if name in scores else []
+            frames = scores[name][-1]["per_frame"][1:-1] if name in scores else []
             for frame, match in zip(frames, found, strict=False):
                 frame["likeness"] = match._asdict()
-        psnr = ", ".join(f"{n} {s[-1]['between']['psnr_fov']:.2f}" for n, s in scores.items())
+        psnr = ", ".join(f"{n} {PSNR.cell(PSNR.of(s[-1]))}" for n, s in scores.items())
         progress(f"{example.id} ({number} of {len(validation)}): PSNR in the field of view {psnr}")
     return {
         "protocol": protocol,
@@ -155,13 +156,21 @@ def over_gamma(scores: Sequence[Score], seed: int = 0) -> list[dict[str, Any]]:
 
 
 def worst(scores: Sequence[Score], count: int) -> list[Score]:
-    """The patients of lowest PSNR inside the field of view, the lowest first."""
-    return sorted(scores, key=lambda score: score["between"]["psnr_fov"])[:count]
+    """The patients of lowest PSNR inside the field of view, the lowest first. One whose PSNR is
+    undefined, because what was generated is, is the worst; one without frames between is none."""
+
+    def psnr(score: Score) -> float:
+        value = PSNR.of(score)
+        return -math.inf if value is None else value
+
+    return sorted((s for s in scores if not none_between([s])), key=psnr)[:count]
 
 
 def typical(scores: Sequence[Score]) -> Score:
-    """The patient of median PSNR inside the field of view (the lower one of two)."""
-    return worst(scores, len(scores))[(len(scores) - 1) // 2]
+    """The patient of median PSNR inside the field of view (the lower one of two); the one in the
+    middle of the list where none has frames between."""
+    known = worst(scores, len(scores)) or scores
+    return known[(len(known) - 1) // 2]
 
 
 def _judged(protocol: str, example: Example) -> tuple[Truth, Fit]:

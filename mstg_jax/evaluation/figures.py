@@ -233,7 +233,8 @@ def _montage(
 
     def text_at(x: float, y: float, text: str, size: int, rotation: int = 90) -> None:
         place = (x / width, 1 - y / height)
-        figure.text(*place, text, size=size, rotation=rotation, ha="center", va="center")
+        centred = {"ha": "center", "va": "center", "parse_math": False}
+        figure.text(*place, text, size=size, rotation=rotation, **centred)
 
     text_at(width / 2, TITLE / 2 + 0.03, title, 9, rotation=0)
     for column, text in enumerate(titles):

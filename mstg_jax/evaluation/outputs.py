@@ -59,9 +59,9 @@ def write_volumes(
     of a method or a patient that has none.
     """
     geometry, count = example.geometry, len(made.frames)
-    frame_time = patient.frame_time * (len(patient.sequence) - 1) / (count - 1)
+    stride = (len(patient.sequence) - 1) / (count - 1)
     native = geometry.inverse(made.frames, background=patient.frames[patient.ed])
-    write_sequence(folder / "sequence.nii.gz", native, patient, frame_time)
+    write_sequence(folder / "sequence.nii.gz", native, patient, stride)
     if not (labels or flow):
         return
     if made.flow is None:
@@ -72,9 +72,9 @@ def write_volumes(
         if not example.labels:
             raise SettingsError(f"{patient.id} has no labels to warp: leave --labels out")
         warped = geometry.inverse_labels(warp_labels(example.labels[0], made.flow))
-        write_sequence(folder / "labels.nii.gz", warped, patient, frame_time)
+        write_sequence(folder / "labels.nii.gz", warped, patient, stride)
     if flow:
-        write_flow(folder / "flow.nii.gz", geometry.inverse_flow(made.flow), patient, frame_time)
+        write_flow(folder / "flow.nii.gz", geometry.inverse_flow(made.flow), patient, stride)
 
 
 def draw(
@@ -98,7 +98,7 @@ def draw(
 def score_sequence(truth: Truth, made: Sequence, protocol: str = RESAMPLED) -> dict[str, Any]:
     """Scores of a sequence at the truth's own frames, on its grid; see protocol.score."""
     warped = None
-    if truth.labels and made.flow is not None:
+    if 0 in truth.labels and made.flow is not None:
         warped = warp_labels(truth.labels[0], made.flow)
     return score(truth, made.frames, made.flow, warped, protocol)
 

@@ -44,8 +44,8 @@ def score(
 ) -> dict[str, Any]:
     """Scores of one patient, ready for JSON (None for what is undefined).
 
-    `between` averages the frames strictly between ED and ES, or, where there are none, takes the
-    last frame; `scored` says which (`between` or `last`). `flow` (voxels, warp x + flow(x)) adds
+    `between` averages the frames strictly between ED and ES; None of all where there are none,
+    because ES itself is given to every method. `flow` (voxels, warp x + flow(x)) adds
     `folding`, the mean over the frames after ED inside the field of view. `roughness` is that of
     the generated frames, the truth's, and their ratio: below 1 is smoother than a real heart, 0 a
     blend. `warped_labels`, with the truth's labels of ED and ES, add `dice` at ES,
@@ -60,12 +60,11 @@ def score(
         {"gamma": round(float(gamma), 6), **_quality(generated, truth, example.fov)}
         for gamma, generated, truth in zip(example.gammas, frames, example.frames, strict=True)
     ]
-    between = per_frame[1:-1]
+    qualities = [name for name in per_frame[0] if name != "gamma"]
     result: dict[str, Any] = {
         "id": example.id,
         "protocol": protocol,
-        "scored": "between" if between else "last",
-        "between": _mean([_without(frame, "gamma") for frame in between or per_frame[-1:]]),
+        "between": {name: _mean([f[name] for f in per_frame[1:-1]]) for name in qualities},
         "roughness": _roughness(frames, example),
         "per_frame": per_frame,
     }
@@ -99,18 +98,23 @@ def warp_labels(
 def average(scores: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """Mean over patients of every number, leaving out what is undefined for a patient.
 
-    `patients` counts them, `last_frame_only` those without a frame between ED and ES.
+    `patients` counts them, `none_between` those without a frame between ED and ES.
     """
     protocols = sorted({s["protocol"] for s in scores})
     if len(protocols) != 1:
         raise ValueError(f"average: protocols {protocols}; needs scores of one and the same")
-    numbers = [_without(s, "id", "protocol", "scored", "per_frame") for s in scores]
+    numbers = [_without(s, "id", "protocol", "per_frame") for s in scores]
     return {
         "protocol": protocols[0],
         "patients": len(scores),
-        "last_frame_only": sum(s["scored"] == "last" for s in scores),
+        "none_between": none_between(scores),
         **_finite(_mean(numbers)),
     }
+
+
+def none_between(scores: Sequence[dict[str, Any]]) -> int:
+    """How many patients have no frame strictly between ED and ES."""
+    return sum(len(s["per_frame"]) < 3 for s in scores)
 
 
 def _quality(

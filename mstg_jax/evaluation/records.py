@@ -5,6 +5,7 @@ import json
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from mstg_jax.evaluation.protocol import none_between
 from mstg_jax.evaluation.tables import (
     MISSING,
     MOTION,
@@ -29,11 +30,12 @@ class Section(NamedTuple):
 
 def write(out: Path, results: dict[str, Any]) -> None:
     """results: what comparison.compare returns. Existing files are replaced."""
-    (out / "results.json").write_text(json.dumps(results, indent=1, allow_nan=False) + "\n")
+    text = json.dumps(results, indent=1, allow_nan=False) + "\n"
+    (out / "results.json").write_text(text, encoding="utf-8")
     parts = [f"## {s.title}\n\n{s.note}\n\n{markdown(s.table)}\n" for s in sections(results)]
-    (out / "table.md").write_text("\n".join(parts))
+    (out / "table.md").write_text("\n".join(parts), encoding="utf-8")
     nearest = [f"nearest_training_{name}" for name in MATCH_COLUMNS]
-    with (out / "results.csv").open("w", newline="") as file:
+    with (out / "results.csv").open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
         writer.writerow(
             ["protocol", "patient", "method", "frame", "gamma", *FRAME_COLUMNS, *nearest]
@@ -51,13 +53,12 @@ def sections(results: dict[str, Any]) -> list[Section]:
     """The tables, in the order in which they are shown."""
     methods: dict[str, dict[str, Any]] = results["methods"]
     first = next(iter(methods.values()))["patients"]
-    last = sum(score["scored"] == "last" for score in first)
     count = f"{len(first)} held-out patients, {len(results['training'])} training patients."
     means = "Means over patients with 95 % bootstrap intervals."
     return [
         Section(
             "Image quality",
-            f"{caption([results['protocol']], last)} {count} {means}",
+            f"{caption([results['protocol']], none_between(first))} {count} {means}",
             _intervals(methods, QUALITY),
         ),
         Section(

@@ -19,11 +19,13 @@ from mstg_jax.evaluation.figures import (
     slices_figure,
 )
 from mstg_jax.evaluation.outputs import view_of
+from mstg_jax.evaluation.protocol import none_between
 from mstg_jax.evaluation.records import Section, sections
 from mstg_jax.evaluation.tables import DICE, TESTED
 
 FAILURES = 2
 """Worst patients shown for each method."""
+NONE_BETWEEN = "no patient has frames strictly between ED and ES"
 WIDTHS = (1300, 1000, 800, 600)
 """Pixels of an embedded picture, at most: the first with which the report keeps below LIMIT. The
 files in pictures/ keep all of theirs."""
@@ -81,7 +83,7 @@ def write_report(
         html = _html(results, sections(results), chapters, width)
         if len(html) <= LIMIT:
             break
-    path.write_text(html)
+    path.write_text(html, encoding="utf-8")
     return path
 
 
@@ -93,28 +95,32 @@ def _typical(
 ) -> Chapter:
     """The median patient of the first method: every method's frames, then slice by slice."""
     first = contenders[0].name
-    example = _named(validation, typical(results["methods"][first]["patients"])["id"])
+    score = typical(results["methods"][first]["patients"])
+    example = _named(validation, score["id"])
     view = view_of(example)
     made = {c.name: c.generate(example, results["seed"]).frames for c in contenders}
     truth, gammas = example.frames, example.gammas
-    strip = sequence_figure(folder / f"frames-{example.id}.png", truth, made, gammas, view)
+    path = folder / _file("frames", example.id)
+    strip = sequence_figure(path, truth, made, gammas, view)
     pictures = [Picture(strip, "Frames from ED to ES, and their absolute errors")]
-    for name, frames in made.items():
-        path = folder / f"slices-{example.id}-{_safe(name)}.png"
+    for number, (name, frames) in enumerate(made.items(), 1):
+        path = folder / _file("slices", str(number), name, example.id)
         slices_figure(path, truth, frames, gammas, view)
         pictures.append(Picture(path, f"{name}: slices through the left ventricle"))
-    note = f"{example.id}, the patient of median PSNR for {first}; on the model's grid."
-    return Chapter("A typical patient", note, pictures)
+    which = NONE_BETWEEN if none_between([score]) else f"the patient of median PSNR for {first}"
+    return Chapter("A typical patient", f"{example.id}, {which}; on the model's grid.", pictures)
 
 
 def _curves(folder: Path, results: dict[str, Any]) -> Chapter:
     methods = results["methods"]
-    over = gamma_chart(folder / "gamma.png", methods)
-    pictures = [Picture(over, "Inside the field of view; 95 % bootstrap intervals over patients")]
+    pictures = []
+    if over := gamma_chart(folder / "gamma.png", methods):
+        text = "Inside the field of view; 95 % bootstrap intervals over patients"
+        pictures.append(Picture(over, text))
     if volumes := volume_chart(folder / "volumes.png", methods):
         text = "Left ventricle: lines from warped labels, circles from the truth's labels"
         pictures.append(Picture(volumes, text))
-    return Chapter("Over time", "", pictures)
+    return Chapter("Over time", "" if over else f"No curves of quality: {NONE_BETWEEN}.", pictures)
 
 
 def _failures(
@@ -124,15 +130,16 @@ def _failures(
     validation: Sequence[Example],
 ) -> Chapter:
     pictures = []
-    for contender in contenders:
-        for score in worst(results["methods"][contender.name]["patients"], FAILURES):
+    for number, contender in enumerate(contenders, 1):
+        lowest = worst(results["methods"][contender.name]["patients"], FAILURES)
+        for rank, score in enumerate(lowest, 1):
             example = _named(validation, score["id"])
             made = {contender.name: contender.generate(example, results["seed"]).frames}
-            path = folder / f"worst-{_safe(contender.name)}-{example.id}.png"
+            path = folder / _file("worst", f"{number}.{rank}", contender.name, example.id)
             sequence_figure(path, example.frames, made, example.gammas, view_of(example))
             pictures.append(Picture(path, f"{contender.name}, {example.id}: {_line(score)}"))
     note = f"The {FAILURES} patients of lowest PSNR inside the field of view, for each method."
-    return Chapter("Failures", note, pictures)
+    return Chapter("Failures", note if pictures else f"None to rank: {NONE_BETWEEN}.", pictures)
 
 
 def _line(score: Score) -> str:
@@ -144,8 +151,10 @@ def _named(validation: Sequence[Example], name: str) -> Example:
     return next(example for example in validation if example.id == name)
 
 
-def _safe(name: str) -> str:
-    return "".join(c if c.isalnum() or c in "-_." else "-" for c in name)
+def _file(*names: str) -> str:
+    """A file's name that every system takes; long ones are cut."""
+    safe = ("".join(c if c.isalnum() or c in "-_." else "-" for c in name) for name in names)
+    return "-".join(name[:60] for name in safe) + ".png"
 
 
 def _html(
@@ -159,17 +168,21 @@ def _html(
         f"<h1>Comparison of {escape(names)}</h1><p class='note'>Data: {escape(settings)}.</p>",
     ]
     for section in tables:
-        parts.append(f"<h2>{section.title}</h2><p class='note'>{escape(section.note)}</p>")
+        parts.append(_heading(section.title, section.note))
         header, *rows = section.table
         cells = [_row("th", header), *(_row("td", row) for row in rows)]
         parts.append(f"<div class='wide'><table>{''.join(cells)}</table></div>")
     for chapter in chapters:
-        parts.append(f"<h2>{chapter.title}</h2><p class='note'>{escape(chapter.note)}</p>")
+        parts.append(_heading(chapter.title, chapter.note))
         for path, caption in chapter.pictures:
-            text = escape(caption, quote=True)
+            text = escape(caption)
             image = f"<img alt='{text}' src='{data_uri(path, width)}'>"
             parts.append(f"<figure><figcaption>{text}</figcaption>{image}</figure>")
     return "\n".join([*parts, "</body></html>\n"])
+
+
+def _heading(title: str, note: str) -> str:
+    return f"<h2>{escape(title)}</h2><p class='note'>{escape(note)}</p>"
 
 
 def _row(tag: str, cells: Sequence[str]) -> str:

@@ -1,5 +1,7 @@
 """Scores as tables: rows of cells, the header first, and their Markdown."""
 
+import html
+import re
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -78,15 +80,13 @@ def score_table(rows: dict[str, dict[str, Any]]) -> str:
         found = [metric.cell(metric.of(row)) for metric in columns]
         cells.append([name, str(row["patients"]), *found])
     protocols = sorted({row["protocol"] for row in rows.values()})
-    last = max((row["last_frame_only"] for row in rows.values()), default=0)
-    return f"{caption(protocols, last)}\n\n{markdown(cells)}"
+    without = max((row["none_between"] for row in rows.values()), default=0)
+    return f"{caption(protocols, without)}\n\n{markdown(cells)}"
 
 
-def caption(protocols: Sequence[str], last_frame_only: int) -> str:
+def caption(protocols: Sequence[str], none_between: int) -> str:
     """What PSNR, SSIM, NMSE and Dice are taken over."""
-    exception = (
-        f" (the last frame for {last_frame_only} patients without any)" if last_frame_only else ""
-    )
+    exception = f" (patients without any: {none_between})" if none_between else ""
     return (
         f"Protocol: {', '.join(protocols)}. PSNR, SSIM and NMSE inside the field of view, mean of "
         f"the frames strictly between ED and ES{exception}; Dice is the mean of RV, myocardium "
@@ -95,5 +95,12 @@ def caption(protocols: Sequence[str], last_frame_only: int) -> str:
 
 
 def markdown(table: Table) -> str:
-    lines = [table[0], ["---"] + ["---:"] * (len(table[0]) - 1), *table[1:]]
+    """Names in the cells mean themselves, whatever Markdown or HTML would make of them."""
+    header, *rows = [[_escaped(cell) for cell in row] for row in table]
+    lines = [header, ["---"] + ["---:"] * (len(header) - 1), *rows]
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def _escaped(cell: str) -> str:
+    text = html.escape(" ".join(cell.split()), quote=False)
+    return re.sub(r"[\\|*`]|(?<=\])\(", r"\\\g<0>", text)

@@ -21,7 +21,8 @@ def validate(
     examples: Sequence[Example],
     picture: Path | None = None,
 ) -> dict[str, float]:
-    """PSNR, SSIM, NMSE inside the field of view between ED and ES, and Dice at ES; means."""
+    """PSNR, SSIM, NMSE inside the field of view between ED and ES, and Dice at ES; means of what
+    the patients have."""
     scores: list[dict[str, Any]] = []
     for example in examples:
         made = generate_sequence(
@@ -34,7 +35,8 @@ def validate(
             picture.parent.mkdir(parents=True, exist_ok=True)
             validation_picture(picture, example.frames, made.frames, example.gammas, view, title)
     mean = average(scores)
-    values = {name.removesuffix("_fov"): mean["between"][name] for name in FOLLOWED}
+    between = {name.removesuffix("_fov"): mean["between"][name] for name in FOLLOWED}
+    values = {name: value for name, value in between.items() if value is not None}
     if mean.get("dice", {}).get("mean") is not None:
         values["dice"] = mean["dice"]["mean"]
     return values
