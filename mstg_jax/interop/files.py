@@ -67,8 +67,8 @@ def read_tensors(path: Path) -> dict[str, np.ndarray]:
 def write_tensors(path: Path, tensors: dict[str, np.ndarray]) -> None:
     """As .safetensors, .pth or .pt, complete or not at all.
 
-    Raises SettingsError for another suffix, if the file cannot be written, or if what writes it is
-    not installed.
+    Raises SettingsError for another suffix, or if what writes it is not installed; OSError where
+    the disk refuses it.
     """
     if path.suffix not in (".safetensors", ".pth", ".pt"):
         raise SettingsError(f"{path} must end in .pth, .pt or .safetensors")
@@ -83,10 +83,9 @@ def write_tensors(path: Path, tensors: dict[str, np.ndarray]) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         partial.write_bytes(content.getbuffer())
         partial.replace(path)
-    except OSError as error:
+    finally:
         with suppress(OSError):
             partial.unlink()
-        raise SettingsError(f"{path} cannot be written ({error.strerror})") from error
 
 
 def _load(torch: Any, path: Path) -> Any:
