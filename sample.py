@@ -94,7 +94,9 @@ def chosen_patients(options: SampleConfig, config: Config) -> "Iterable[Patient]
     from mstg_jax.data.pipeline import data_root, load_examples
 
     if options.ed is not None and options.es is not None:
-        pair = read_pair(options.ed, options.es)
+        pair = read_pair(options.ed, options.es, options.duration)
+        for note in pair.notes:
+            print(note)
         parent = options.ed.resolve().parent.name
         # Many patients' files are called ED.nii.gz, and their folders are alike elsewhere.
         return [replace(pair, id=f"{parent}-{pair.id}-{pair.digest[:8]}")]

@@ -1,5 +1,6 @@
 """The command lines of train.py and sample.py; nothing here imports jax."""
 
+import math
 from argparse import ArgumentParser
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -90,6 +91,8 @@ class SampleConfig:
     ed: Path | None = None
     """A 3D NIfTI file at end-diastole, with --es, instead of patients from a folder."""
     es: Path | None = None
+    duration: float | None = None
+    """Time from --ed to --es in ms; without it the results' time step has no unit."""
     frames: int | None = None
     """Frames from ED to ES; by default as many as the patient has. Metrics need the default."""
     out: Path | None = None
@@ -115,6 +118,11 @@ def parse_sample(argv: Sequence[str]) -> SampleConfig:
         raise SettingsError("--ed and --es go together: one 3D NIfTI file each")
     if config.ed is not None and (config.patient or config.data.root):
         raise SettingsError("--ed and --es name the patient; leave --patient and --data.root out")
+    if config.duration is not None and (config.ed is None or not 0 < config.duration < math.inf):
+        raise SettingsError(
+            f"--duration is {config.duration}; it is the time from --ed to --es in ms, greater "
+            "than 0"
+        )
     if config.frames is not None and config.frames < 2:
         raise SettingsError(f"--frames is {config.frames}, but ED and ES alone make 2")
     return config

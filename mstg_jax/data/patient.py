@@ -39,10 +39,10 @@ class Patient:
         return [(self.ed + i) % count for i in range((self.es - self.ed) % count + 1)]
 
     @property
-    def frame_time(self) -> float:
-        """Time from frame to frame in the header's unit; 1 where the header gives none."""
+    def frame_time(self) -> float | None:
+        """Time from frame to frame in the header's unit; None where the header gives none."""
         step = float(self.header["pixdim"][4])
-        return step if math.isfinite(step) and step > 0 else 1.0
+        return step if math.isfinite(step) and step > 0 else None
 
     @property
     def digest(self) -> str:
