@@ -1,6 +1,7 @@
 """Comparisons of patients without frames between ED and ES, without labels; and of any name."""
 
 import csv
+import io
 import json
 import re
 from dataclasses import replace
@@ -194,6 +195,15 @@ def test_names_mean_themselves(tmp_path):
     # The strip, two charts, slices of each method, and two worst patients of each.
     assert len(drawn) == 1 + 2 + 2 + 4
     assert all(re.fullmatch(r"[\w.-]+", name) for name in drawn)
+
+
+def test_files_are_utf_8_whatever_the_locale(tmp_path, monkeypatch):
+    """Arrows in the headers, and a run called so."""
+    monkeypatch.setattr(io, "text_encoding", lambda encoding, *_: encoding or "latin-1")
+    methods = contenders(copy="μ→σ")[:1]
+    results_of(tmp_path / "out", methods, *examples(tmp_path, patient003=TWO))
+    for name in ("table.md", "report.html", "results.csv"):
+        assert "μ→σ" in (tmp_path / "out" / name).read_bytes().decode("utf-8")
 
 
 def test_cells_keep_their_columns():
