@@ -120,6 +120,29 @@ def cotangents(given: Arrays, seed=1) -> tuple[np.ndarray, np.ndarray]:
     return dy, dlast
 
 
+def growing(length: int, reverse=False) -> tuple[Arrays, np.ndarray, np.ndarray]:
+    """Arguments, without softplus, and cotangents of states that grow and stay within float32.
+
+    What does not is exp(delta A) over many tokens. In the first example states of 1e-30 grow by
+    exp(96) from token 64 to 128, and so do the gradients the other way; in the second all states
+    are 0, and grow at each token by exp(1.5).
+    """
+    given = arguments(length, batch=2)
+    dy, dlast = cotangents(given)
+    given["A"] = np.tile(np.float32([1, -1, 0.5]), (len(given["A"]), 1))
+    given["delta_bias"] = np.zeros_like(given["delta_bias"])
+    given["delta"] = np.full_like(given["delta"], 1.5)
+    given["delta"][0] = 0.01
+    given["delta"][0, 64:128] = 1.5
+    for x, size in ((given["u"], 0), (given["h0"], 0), (dy[:, 1:], 0), (dlast, 0), (dy[:, :1], 1)):
+        x *= np.float32([1e-30, size])[:, None, None]
+    if reverse:
+        tokens = ("u", "delta", "z", "B", "C")
+        given |= {name: given[name][:, ::-1].copy() for name in tokens}
+        dy = dy[:, ::-1].copy()
+    return given, dy, dlast
+
+
 def definition(given: Arrays, *, softplus=True, reverse=False) -> tuple[np.ndarray, np.ndarray]:
     """y (b l d) and the last state (b d n)."""
     run = _run(given, softplus, reverse)

@@ -22,9 +22,12 @@ from scan_oracle import (
     arguments,
     cotangents,
     draws,
+    errors,
     far_from_definition,
     formed,
+    growing,
     results,
+    wanted_of,
 )
 
 from kernels.selective_scan import pallas_arrays, pallas_tpu
@@ -117,6 +120,24 @@ def test_what_is_beyond_the_arrays_does_not_matter(d, reverse, small):
 def test_states_that_do_not_decay(A, small):
     given_ = arguments(300)
     assert_exact(given_ | {"A": np.full_like(given_["A"], A), "delta": given_["delta"] - 4})
+
+
+def test_states_that_grow(small):
+    """By exp(96) in a column."""
+    given_, dy, dlast = growing(300, reverse=True)
+    options = {"softplus": False, "reverse": True}
+    found = errors(run(given_, dy, dlast, **options), wanted_of(given_, dy, dlast, **options))
+    assert all(x < TOLERANCE for x in found.values()), found
+
+
+def test_a_nan_spoils_later_tokens_only(small):
+    given_ = arguments(300)
+    given_["u"][:, 250] = np.nan
+    with pallas_tpu.interpreting():
+        forward = jax.jit(partial(pallas_tpu.forward, options=Options(True, False, 64)))
+        y, *_ = forward(formed(given_))
+    assert jnp.isfinite(y[:, :250]).all()
+    assert jnp.isnan(y[:, 250:]).all()
 
 
 def test_nothing_optional(small):

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from jax import numpy as jnp
 from jax.sharding import AxisType, PartitionSpec
-from scan_oracle import arguments
+from scan_oracle import arguments, errors, growing, wanted_of
 
 from kernels.selective_scan import selective_scan
 
@@ -20,8 +20,8 @@ def loss(y, last):
     return jnp.sum(jnp.sin(y)) + jnp.sum(jnp.cos(last))
 
 
-def split(given, devices, reverse, check_vma=True):
-    """The loss of a scan over `devices` blocks of tokens, as a function of the arguments."""
+def sharded(given, devices, reverse=False, check_vma=True, softplus=True):
+    """A scan over `devices` blocks of tokens, as a function of the arguments."""
     mesh = jax.make_mesh((devices,), ("seq",), axis_types=(AxisType.Auto,))
     along = PartitionSpec(None, "seq")
     specs = {
@@ -31,13 +31,22 @@ def split(given, devices, reverse, check_vma=True):
 
     def scan(given):
         return selective_scan(
-            **given, delta_softplus=True, reverse=reverse, return_last_state=True, axis_name="seq"
+            **given,
+            delta_softplus=softplus,
+            reverse=reverse,
+            return_last_state=True,
+            axis_name="seq",
         )
 
-    sharded = jax.shard_map(
+    return jax.shard_map(
         scan, mesh=mesh, in_specs=(specs,), out_specs=(along, PartitionSpec()), check_vma=check_vma
     )
-    return lambda given: loss(*sharded(given))
+
+
+def split(given, devices, reverse, check_vma=True):
+    """The loss of `sharded`."""
+    scan = sharded(given, devices, reverse, check_vma)
+    return lambda given: loss(*scan(given))
 
 
 def whole(reverse):
@@ -63,6 +72,22 @@ def test_the_same_values_and_gradients(devices, reverse, check_vma, forms):
     for name, slope in wanted[1].items():
         far = float(jnp.max(jnp.abs(got[1][name] - slope)) / jnp.max(jnp.abs(slope)))
         assert far < 1e-5, (name, far)
+
+
+@pytest.mark.parametrize("reverse", [False, True])
+def test_states_that_grow(reverse):
+    """By exp(96) on one device, which takes nothing to NaN."""
+    given, dy, dlast = growing(256, reverse)
+
+    @jax.jit
+    def run(given, cotangents):
+        out, pull = jax.vjp(sharded(given, 4, reverse, softplus=False), given)
+        return out, pull(cotangents)[0]
+
+    (y, last), slopes = run(given, (dy, dlast))
+    got = {"y": y, "last": last} | {f"d{name}": x for name, x in slopes.items()}
+    far = errors(got, wanted_of(given, dy, dlast, softplus=False, reverse=reverse))
+    assert all(x < 1e-5 for x in far.values()), far
 
 
 def test_only_carries_are_exchanged():

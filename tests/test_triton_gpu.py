@@ -24,6 +24,7 @@ from scan_oracle import (
     errors,
     far_from_definition,
     formed,
+    growing,
     results,
     wanted_of,
 )
@@ -97,6 +98,14 @@ def compare(given_, tolerance=1e-5, **options):
 )
 def test_numbers(length, forms, options, interpreted):
     compare(arguments(length, **forms), **options)
+
+
+def test_states_that_grow(interpreted):
+    """By exp(96) in a chunk."""
+    given_, dy, dlast = growing(150, reverse=True)
+    options = {"softplus": False, "reverse": True}
+    found = errors(run(given_, dy, dlast, **options), wanted_of(given_, dy, dlast, **options))
+    assert all(x < 1e-5 for x in found.values()), found
 
 
 def test_nothing_optional(interpreted):

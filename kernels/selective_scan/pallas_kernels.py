@@ -15,6 +15,7 @@ from jax import numpy as jnp
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
 
+from kernels.selective_scan.growth import grown
 from kernels.selective_scan.pallas_layout import Column, Part, add_up, channels_inside, sum_states
 from kernels.selective_scan.pallas_plan import LANES, ROUNDS, Plan
 from kernels.selective_scan.tuning import cdiv
@@ -65,7 +66,8 @@ class Chain:
         return jnp.where(lanes(len(after)) == self.first, entry, after), last
 
     def sum_steps(self, refs: Refs, sums: Array) -> None:
-        """Of each channel and run: delta summed over 1, 2, 4, ... runs up to it."""
+        """Of each channel and run: half of delta summed over 1, 2, 4, ... runs up to it."""
+        sums = 0.5 * sums
         for k in range(ROUNDS):
             refs[f"{self.name}_sums"][pl.ds(k * self.plan.batch, len(sums)), :] = sums
             sums = sums + self.later(sums, 1 << k)
@@ -74,7 +76,8 @@ class Chain:
         """Turn the states after each run on its own into those after all runs, for some channels.
 
         The decay over several runs comes from the sum of their steps: that is one row for all
-        states, and its exponential costs less than to roll the product of decays as well.
+        states, and its exponential costs less than to roll the product of decays as well. What
+        comes from outside is left out whole: it may be inf or NaN.
         """
         part = self.plan.part
         slots = [pl.ds(pl.multiple_of((first + i) * part, 8), part) for i in range(count)]
@@ -85,8 +88,8 @@ class Chain:
             inside = age >= 1 << k
             for i, slot in enumerate(slots):
                 sums = refs[f"{self.name}_sums"][pl.ds(k * self.plan.batch + first + i, 1), :]
-                decay = jnp.where(inside, jnp.exp(refs["rates"][slot, :] * sums), 0.0)
-                states[i] = states[i] + decay * self.later(states[i], 1 << k)
+                earlier = grown(refs["rates"][slot, :] * sums, self.later(states[i], 1 << k))
+                states[i] = states[i] + jnp.where(inside, earlier, 0.0)
         for slot, state in zip(slots, states, strict=True):
             refs[self.name][slot, :] = state
 

@@ -10,7 +10,9 @@ from kernels.selective_scan.triton_tiles import (
     by_state,
     channels_of,
     compose,
+    compose_grown,
     constant,
+    grown,
     jit,
     load,
     matrix_of,
@@ -108,7 +110,7 @@ def carry(local, sums, A, initial, entering, BACKWARD: tl.constexpr, S: tl.const
     t = tl.arange(0, S.tile.T)
     for i in range(tl.cdiv(S.scan.chunks, S.tile.T)):
         start = i * S.tile.T
-        # The first chunk is entered by `initial`: nothing is read, so that a = exp(0) and b = 0.
+        # The first chunk is entered by `initial`: nothing is read, so that exponent and b are 0.
         passed = (t + start > 0) & (t + start < S.scan.chunks)
         if BACKWARD:
             source = batch * (S.scan.chunks - 1) + (S.scan.chunks - 1 - start)
@@ -123,9 +125,9 @@ def carry(local, sums, A, initial, entering, BACKWARD: tl.constexpr, S: tl.const
         step = tl.load(sums + source * S.scan.d + channel, mask=mask, other=0.0)
         offsets = along[:, None] * SIZE + element[None, :]
         b = tl.load(local + source * SIZE + offsets, mask=mask, other=0.0)
-        a = tl.exp2(step * A2[None, :])
-        b = tl.where((t == 0)[:, None], a * state[None, :] + b, b)
-        _, h = tl.associative_scan((a, b), 0, compose)
+        exponent = step * A2[None, :]
+        b = tl.where((t == 0)[:, None], grown(exponent, state[None, :]) + b, b)
+        _, h = tl.associative_scan((exponent, b), 0, compose_grown)
         state = tl.sum(tl.where((t == S.tile.T - 1)[:, None], h, 0.0), axis=0)
         written = (t + start < S.scan.chunks)[:, None] & inside[None, :]
         tl.store(entering + target * SIZE + offsets, h, mask=written)

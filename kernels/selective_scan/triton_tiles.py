@@ -38,6 +38,19 @@ def compose(a1, b1, a2, b2):
 
 
 @jit
+def grown(exponent, h):
+    """2^exponent h, in two steps: right wherever it is in range, 0 where h is (growth.py)."""
+    factor = tl.exp2(tl.minimum(0.5 * exponent, 127.4))
+    return factor * (factor * h)
+
+
+@jit
+def compose_grown(e1, b1, e2, b2):
+    """The map h -> 2^e1 h + b1, then h -> 2^e2 h + b2."""
+    return e1 + e2, grown(e2, b1) + b2
+
+
+@jit
 def compose_both(a1, b1, c1, d1, a2, b2, c2, d2):
     """As compose; (c, d) is the same map without its last step: the state before that step."""
     return a1 * a2, a2 * b1 + b2, c2 * a1, c2 * b1 + d2

@@ -14,6 +14,7 @@ from jax import numpy as jnp
 
 from kernels.selective_scan.blocks import Blocked
 from kernels.selective_scan.form import Arguments, Entries, Options, State, Tokens
+from kernels.selective_scan.growth import grown
 from kernels.selective_scan.time_major import Fixed, Layout, Rows, gated, rows_of
 from kernels.selective_scan.time_major import Tokens as Chunk
 
@@ -60,40 +61,47 @@ class Associative:
 
     @staticmethod
     def states(h: Array, rows: Rows, A: Array, reverse: bool) -> tuple[Array, Array, Array]:
-        decay = jnp.exp(rows.delta[:, None] * A[None])
         entered = (rows.delta * rows.u)[:, None] * rows.B
-        product, local = lax.associative_scan(_combine, (decay, entered), reverse=reverse)
-        h_all = product * h[None] + local
-        y = jnp.sum(h_all * rows.C, axis=1)
-        return h_all[0 if reverse else -1], _delayed(h, h_all, reverse), y
+        before, after, last = _recurrence(h, rows.delta, entered, A, reverse)
+        return last, before, jnp.sum(after * rows.C, axis=1)
 
     @staticmethod
     def adjoints(
         r: Array, rows: Rows, A: Array, dy: Array, before: Array, reverse: bool
     ) -> tuple[Array, Array, Rows]:
         decay = jnp.exp(rows.delta[:, None] * A[None])
-        entered = decay * (dy[:, None] * rows.C)
-        product, local = lax.associative_scan(_combine, (decay, entered), reverse=not reverse)
-        onward = product * r[None] + local  # gradients of the state that enters each token
-        later = _delayed(r, onward, not reverse)
-        adjoint = later + dy[:, None] * rows.C
+        by_y = dy[:, None] * rows.C
+        # of the states between two tokens: later in time, and earlier
+        later, _, first = _recurrence(r, rows.delta, decay * by_y, A, not reverse)
         varying, constant = _split(rows)
         to_A, gradients = jax.vmap(
             lambda a, kept, token, dy: _token_gradients(a, kept, _join(token, constant), A, dy)
-        )(adjoint, decay * before, varying, dy)
-        return onward[-1 if reverse else 0], jnp.sum(to_A, axis=0), gradients
+        )(later + by_y, decay * before, varying, dy)
+        return first, jnp.sum(to_A, axis=0), gradients
 
 
-def _combine(left: tuple[Array, Array], right: tuple[Array, Array]) -> tuple[Array, Array]:
-    """(a1, b1) then (a2, b2) of h -> a h + b."""
-    return left[0] * right[0], right[0] * left[1] + right[1]
+def _recurrence(
+    h: Array, delta: Array, entered: Array, A: Array, reverse: bool
+) -> tuple[Array, Array, Array]:
+    """h_t = exp(delta_t A) h_{t-1} + entered_t: h before and after all tokens (t n b g p), and the
+    last.
 
+    What several tokens do, h -> exp(s A) h + b, is kept as (s, b): see growth.py. The first h is
+    one more token, with s = 0: on 2 cores it costs less so than what multiplies it, an array of
+    all products (51 and 66 ms for l = 4096, d = 64, n = 16).
+    """
+    half = 0.5 * A[None]
 
-def _delayed(first: Array, x: Array, reverse: bool) -> Array:
-    """x one token later in time, after `first`."""
-    if reverse:
-        return jnp.concatenate([x[1:], first[None]])
-    return jnp.concatenate([first[None], x[:-1]])
+    def then(left: tuple[Array, Array], right: tuple[Array, Array]) -> tuple[Array, Array]:
+        return left[0] + right[0], grown(right[0] * half, left[1]) + right[1]
+
+    def from_first(first: Array, x: Array) -> Array:
+        return jnp.concatenate([x, first[None]] if reverse else [first[None], x])
+
+    along = from_first(jnp.zeros_like(delta[0]), delta)[:, None]
+    _, states = lax.associative_scan(then, (along, from_first(h, entered)), reverse=reverse)
+    early, late = states[:-1], states[1:]
+    return (late, early, states[0]) if reverse else (early, late, states[-1])
 
 
 def _token_gradients(
