@@ -29,6 +29,10 @@ def foldable(run: Callable[..., Any]) -> Callable[..., Any]:
 
     @mapped.def_vmap
     def rule(size: int, batched: Any, *args: Any) -> tuple[Any, Any]:
+        if size == 0:  # of one example of zeros, nothing
+            one = jax.tree.map(lambda x, has: _padded(x) if has else x, args, tuple(batched))
+            out, mapped_too = rule(1, batched, *one)
+            return jax.tree.map(lambda x: x[:0], out), mapped_too
         places = (_places(args[0]), ENTRIES, CHANNELS.u, CHANNELS.h0)[: len(args)]
         folded = jax.tree.map(
             lambda x, has, place: _fold(x if has else _repeat(x, size), place),
@@ -48,6 +52,10 @@ def _places(args: Arguments) -> Arguments:
     """`CHANNELS` for these arguments: a constant B or C is (d n), or (v d n) with the new axis."""
     at = CHANNELS._replace(**{k: 0 for k in ("B", "C") if getattr(args, k).ndim < 4})
     return Arguments(*(None if x is None else place for x, place in zip(args, at, strict=True)))
+
+
+def _padded(x: Array) -> Array:
+    return jnp.pad(x, [(0, 1)] + [(0, 0)] * (x.ndim - 1))
 
 
 def _repeat(x: Array, size: int) -> Array:

@@ -1,20 +1,86 @@
-"""Error messages for arguments of `selective_scan` that do not fit together."""
+"""The arguments of `selective_scan` as JAX's arrays, or an error that names the one at fault."""
 
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+import numpy as np
 from jax import Array
+from jax import numpy as jnp
+
+from kernels.selective_scan.form import Arguments
+
+if TYPE_CHECKING:
+    ArrayLike: TypeAlias = Array | np.ndarray
+else:  # so that anything else gets the op's own error, and not that of a library of types
+    ArrayLike: TypeAlias = Any
+
+FORMS = Arguments(
+    u="(b l d)",
+    delta="(b l d)",
+    A="(d n)",
+    B="(b l n), (b l g n) or (d n)",
+    C="(b l n), (b l g n) or (d n)",
+    D="(d,)",
+    z="(b l d)",
+    delta_bias="(d,)",
+    h0="(b d n)",
+)
+OPTIONAL = ("D", "z", "delta_bias", "h0")
+FLOATS = ("float16", "bfloat16", "float32", "float64")
 
 
-def check(
-    u: Array,
-    delta: Array,
-    A: Array,
-    B: Array,
-    C: Array,
-    D: Array | None,
-    z: Array | None,
-    delta_bias: Array | None,
-    h0: Array | None,
-) -> None:
-    """Raises ValueError that names the argument, its shape and the one that is needed."""
+def checked(given: Arguments) -> Arguments:
+    """Raises TypeError on what is no array of floats, ValueError on shapes that do not fit."""
+    pairs = zip(Arguments._fields, given, strict=True)
+    args = Arguments(*(_array(name, x) for name, x in pairs))
+    _check_double(args)
+    _check_shapes(args)
+    return args
+
+
+def check_flags(**flags: Any) -> None:
+    """Raises TypeError: a string would count as True, an array is unknown when this is traced."""
+    for name, flag in flags.items():
+        if not isinstance(flag, bool | np.bool_):
+            raise TypeError(f"{name} must be True or False, but it is {_described(flag)}")
+
+
+def _array(name: str, x: Any) -> Array | None:
+    if x is None and name in OPTIONAL:
+        return None
+    if not isinstance(x, Array):
+        x = getattr(x, "__jax_array__", lambda: x)()  # flax's nnx.Param has it
+    if not isinstance(x, Array | np.ndarray):
+        form = getattr(FORMS, name)
+        raise TypeError(f"{name} must be a JAX or NumPy array {form}, but it is {_described(x)}")
+    if str(x.dtype) not in FLOATS:
+        raise TypeError(
+            f"{name} must be {', '.join(FLOATS[:-1])} or {FLOATS[-1]}, but it is {x.dtype}"
+        )
+    return jnp.asarray(x)
+
+
+def _described(x: Any) -> str:
+    if x is None or isinstance(x, bool | int | float | complex | str):
+        return repr(x)
+    kind = type(x)
+    module = "" if kind.__module__ == "builtins" else f"{kind.__module__}."
+    return f"a {module}{kind.__qualname__}"
+
+
+def _check_double(args: Arguments) -> None:
+    """u says in which type everything is computed: no other argument may have more digits."""
+    if args.u.dtype == jnp.float64:
+        return
+    for name, x in args._asdict().items():
+        if x is not None and x.dtype == jnp.float64:
+            raise TypeError(
+                f"{name} is float64, but u is {args.u.dtype}, which makes the scan one in float32: "
+                "cast either of them"
+            )
+
+
+def _check_shapes(args: Arguments) -> None:
+    u, delta, A, B, C, D, z, delta_bias, h0 = args
     if u.ndim != 3 or 0 in u.shape:
         raise ValueError(f"u must be (b l d) with no empty axis, but its shape is {u.shape}")
     batch, length, d = u.shape

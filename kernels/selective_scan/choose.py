@@ -3,11 +3,10 @@
 import logging
 from functools import cache
 from importlib import import_module
-from typing import Any
 
 import jax
 
-from kernels.selective_scan import reference, xla
+from kernels.selective_scan import xla
 from kernels.selective_scan.form import Implementation
 
 NAMES = ("reference", "sequential", "associative", "triton", "pallas_tpu")
@@ -42,7 +41,6 @@ def explain(implementation: str | None = None, platform: str | None = None) -> s
     return f"{wanted}, the default on {platform}"
 
 
-@cache
 def unavailable(name: str) -> str | None:
     """Why an implementation cannot be loaded here, and what would help; None if it can.
 
@@ -53,8 +51,11 @@ def unavailable(name: str) -> str | None:
             f"selective_scan has no implementation {name!r}; "
             f"there are {', '.join(NAMES)}, or None to choose by platform"
         )
-    if name not in MODULES:
-        return None
+    return _unavailable_module(name) if name in MODULES else None
+
+
+@cache
+def _unavailable_module(name: str) -> str | None:
     try:
         module = import_module(f"{__package__}.{MODULES[name]}")
     except ImportError as error:
@@ -64,24 +65,26 @@ def unavailable(name: str) -> str | None:
 
 
 def load(name: str) -> Implementation:
-    """Raises NotImplementedError, with the reason and the remedy, if it cannot be loaded here."""
-    if reason := unavailable(name):
-        raise NotImplementedError(f"selective_scan cannot run {name!r}: {reason}")
+    """Of all but `reference`, which is no kernel: api.py calls it.
+
+    Raises NotImplementedError, with the reason and the remedy, if it cannot be loaded here.
+    """
+    _require(name)
     if name in MODULES:
         return import_module(f"{__package__}.{MODULES[name]}")  # pyright: ignore[reportReturnType]
-    loaded: dict[str, Any] = {
-        "reference": reference,
-        "sequential": xla.sequential,
-        "associative": xla.associative,
-    }
-    return loaded[name]
+    return {"sequential": xla.sequential, "associative": xla.associative}[name]
+
+
+def _require(name: str) -> None:
+    if reason := unavailable(name):
+        raise NotImplementedError(f"selective_scan cannot run {name!r}: {reason}")
 
 
 def check_named(name: str | None, double: bool) -> None:
     """Raises NotImplementedError if a named implementation cannot be loaded, or has no float64."""
     if name is None:
         return
-    load(name)
+    _require(name)
     if double and name in ONLY:
         raise NotImplementedError(
             f"selective_scan's {name!r} has no float64; use float32, or {EVERYWHERE!r}"

@@ -11,10 +11,11 @@ from jax import Array
 from jax import numpy as jnp
 from jax.core import ShapedArray
 from jax.extend.core import Primitive
-from jax.interpreters import mlir
+from jax.interpreters import ad, mlir
 
 from kernels.selective_scan.choose import implementation_for
 from kernels.selective_scan.form import Arguments, Entries, Options, State, Tokens, chunks
+from kernels.selective_scan.reverse_mode import refuse
 
 PLATFORMS = ("cpu", "cuda", "rocm", "tpu")
 
@@ -73,14 +74,20 @@ def _lower(context: Any, *operands: Any, platform: str, **parameters: Any) -> An
 
 @cache
 def _compiled(**parameters: Any) -> Any:
-    """For calls outside jax.jit."""
     return jax.jit(partial(scan_pass.bind, **parameters))
+
+
+def _eager(*leaves: Array, **parameters: Any) -> list[Array]:
+    """Outside jax.jit: compiled all the same, as JAX does with its own primitives."""
+    with jax.disable_jit(False):
+        return _compiled(**parameters)(*leaves)
 
 
 scan_pass = Primitive("selective_scan")
 scan_pass.multiple_results = True
 scan_pass.def_abstract_eval(_types)
-scan_pass.def_impl(lambda *leaves, **parameters: _compiled(**parameters)(*leaves))
+scan_pass.def_impl(_eager)
+ad.primitive_jvps[scan_pass] = refuse
 mlir.register_lowering(scan_pass, partial(_lower, platform="another platform"))
 for _platform in PLATFORMS:
     mlir.register_lowering(scan_pass, partial(_lower, platform=_platform), platform=_platform)

@@ -1,35 +1,18 @@
-"""The readable definition: one step after the other (Gu & Dao 2023, section 3.2)."""
+"""The readable definition: one step after the other (Gu & Dao 2023, section 3.2).
+
+Plain JAX, which has all its derivatives, with the state of every token in memory.
+"""
+
+from functools import partial
 
 import jax
 from jax import Array, lax
 from jax import numpy as jnp
 
-from kernels.selective_scan.form import (
-    Arguments,
-    Entries,
-    Options,
-    State,
-    Tokens,
-    chunks,
-    groups,
-    steps,
-)
+from kernels.selective_scan.form import Arguments, Options, State, Tokens, groups, steps
 
 
-def forward(args: Arguments, options: Options) -> tuple[Tokens, State, Entries]:
-    y, last = scan(args, options)
-    batch, length, d = args.u.shape
-    # Nothing is kept: the gradient is JAX's own, which saves the state of every token.
-    return y, last, jnp.zeros((batch, chunks(length, options), d, args.A.shape[1]), args.A.dtype)
-
-
-def backward(
-    args: Arguments, entries: Entries, dy: Tokens, dlast: State, options: Options
-) -> Arguments:
-    del entries
-    return jax.vjp(lambda given: scan(given, options), args)[1]((dy, dlast))[0]
-
-
+@partial(jax.jit, static_argnames="options")
 def scan(args: Arguments, options: Options) -> tuple[Tokens, State]:
     """h_t = exp(delta A) h_{t-1} + delta B u (Euler, not zero-order hold); y_t = C h_t + D u."""
     u, delta = args.u.astype(args.A.dtype), args.delta.astype(args.A.dtype)
