@@ -183,7 +183,7 @@ def main(settings: Settings) -> None:
             "rounds": settings.rounds,
             "rows": [row._asdict() for row in rows],
         }
-        settings.json.write_text(json.dumps(figures, indent=1))
+        settings.json.write_text(json.dumps(figures, indent=1), encoding="utf-8")
 
 
 if __name__ == "__main__":

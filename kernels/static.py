@@ -122,7 +122,9 @@ def occupancy(warps: int, registers: int, shared: int, capability: int) -> int:
 
 def _cuobjdump(option: str, path: str) -> str:
     tool = knobs.nvidia.cuobjdump.path
-    return subprocess.run([tool, option, path], capture_output=True, text=True, check=True).stdout
+    return subprocess.run(
+        [tool, option, path], capture_output=True, encoding="utf-8", check=True
+    ).stdout
 
 
 def _innermost_loops(code: str) -> list[list[str]]:

@@ -56,16 +56,20 @@ def make_patient(
             save(folder / f"{name}_frame{number:02d}_gt{suffix}", truth[number - 1], zooms)
     if labels == "all":
         save(folder / f"{name}_4d_gt{suffix}", truth, (*zooms, time_step))
-    (folder / "Info.cfg").write_text(f"ED: {ed}\nES: {es}\nGroup: NOR\nNbFrame: {t}\n")
+    (folder / "Info.cfg").write_text(
+        f"ED: {ed}\nES: {es}\nGroup: NOR\nNbFrame: {t}\n", encoding="utf-8"
+    )
     return frames
 
 
 def set_info(folder: Path, **values: object) -> None:
     """Replace keys of Info.cfg; None removes one."""
     path = folder / "Info.cfg"
-    pairs = dict(line.split(": ") for line in path.read_text().splitlines())
+    pairs = dict(line.split(": ") for line in path.read_text(encoding="utf-8").splitlines())
     pairs |= {key: str(value) for key, value in values.items()}
-    path.write_text("".join(f"{k}: {v}\n" for k, v in pairs.items() if v != "None"))
+    path.write_text(
+        "".join(f"{k}: {v}\n" for k, v in pairs.items() if v != "None"), encoding="utf-8"
+    )
 
 
 def edit_header(path: Path, offset: int, content: bytes) -> None:

@@ -108,7 +108,7 @@ def assemble(source):
     target = re.search(r"\.target (\w+)", source)[1]
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, "kernel.ptx")
-        path.write_text(source)
+        path.write_text(source, encoding="utf-8")
         command = [f"{package}/bin/ptxas", f"--gpu-name={target}", path, "-o", f"{folder}/out"]
         subprocess.run(command, check=True)
     return target

@@ -136,7 +136,7 @@ def test_every_problem_is_listed(folder: Path):
 def test_layouts(tmp_path: Path):
     for name in ("official/training/patient001", "official/testing/patient101", "flat/patient002"):
         make_patient(tmp_path / name)
-    (tmp_path / "flat" / "notes.txt").write_text("not a patient")
+    (tmp_path / "flat" / "notes.txt").write_text("not a patient", encoding="utf-8")
     official = find_patients(tmp_path / "official")
     assert [p.name for p in official["training"]] == ["patient001"]
     assert [p.name for p in official["testing"]] == ["patient101"]

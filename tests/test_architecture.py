@@ -1,6 +1,7 @@
 """Who may import whom, how long a file may be, and that `kernels` is ours."""
 
 import ast
+import re
 import sys
 from pathlib import Path
 
@@ -52,7 +53,7 @@ def part(module: str) -> str:
 def imports(path: Path) -> set[str]:
     """The parts and packages that a file imports."""
     found = set()
-    for node in ast.walk(ast.parse(path.read_text())):
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
             found |= {part(alias.name) for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
@@ -64,7 +65,7 @@ def imports(path: Path) -> set[str]:
 
 @pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(ROOT)))
 def test_files_are_short(path):
-    assert len(path.read_text().splitlines()) < 300
+    assert len(path.read_text(encoding="utf-8").splitlines()) < 300
 
 
 @pytest.mark.parametrize("name", ALLOWED)
@@ -85,6 +86,28 @@ def test_every_part_has_its_rule():
 def test_settings_need_the_standard_library_only():
     for path in (ROOT / "mstg_jax" / "config").glob("*.py"):
         assert imports(path) <= sys.stdlib_module_names | {"config"}, path
+
+
+def opens_text(call: ast.Call) -> bool:
+    """Whether a call reads or writes text: a file, or the pipes of a process."""
+    function, given = call.func, {word.arg: word.value for word in call.keywords}
+    name = function.attr if isinstance(function, ast.Attribute) else ast.unparse(function)
+    owner = ast.unparse(function).removesuffix(f".{name}")
+    if name in ("read_text", "write_text"):
+        return owner != "files"
+    if name in ("open", "fdopen"):
+        binary = any(re.fullmatch("'[rwax+]*b[+]?'", ast.unparse(x)) for x in call.args)
+        return f"{owner}.{name}" not in ("Image.open", "os.open") and not binary
+    return "text" in given or "universal_newlines" in given
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(ROOT)))
+def test_text_is_utf_8_in_any_locale(path):
+    calls = [
+        n for n in ast.walk(ast.parse(path.read_text(encoding="utf-8"))) if isinstance(n, ast.Call)
+    ]
+    silent = [c for c in calls if opens_text(c) and "encoding" not in {w.arg for w in c.keywords}]
+    assert not [f"line {c.lineno}: {ast.unparse(c)}" for c in silent], "name encoding="
 
 
 def test_kernels_is_ours():

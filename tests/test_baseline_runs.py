@@ -32,7 +32,10 @@ def run(name: str, folder: str, *args: str) -> None:
 
 
 def lines(folder: str) -> list[dict]:
-    return [json.loads(line) for line in Path(folder, "metrics.jsonl").read_text().splitlines()]
+    return [
+        json.loads(line)
+        for line in Path(folder, "metrics.jsonl").read_text(encoding="utf-8").splitlines()
+    ]
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -41,7 +44,9 @@ def test_train_and_sample(name: str):
     assert [line["step"] for line in lines(name) if line["kind"] == "train"] == [1, 2, 3, 4]
     assert np.isfinite(lines(name)[-1]["psnr"])
     assert sample.main(["--run", name, "--out", f"{name}-samples", "--patient", "patient005"]) == 0
-    metrics = json.loads(Path(f"{name}-samples/patient005/metrics.json").read_text())
+    metrics = json.loads(
+        Path(f"{name}-samples/patient005/metrics.json").read_text(encoding="utf-8")
+    )
     assert set(metrics) == {name, "copy", "blend"}
 
 

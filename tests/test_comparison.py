@@ -60,7 +60,7 @@ def test_everything_is_written(out: Path):
 
 
 def test_results(out: Path):
-    results = json.loads((out / "results.json").read_text())
+    results = json.loads((out / "results.json").read_text(encoding="utf-8"))
     assert results["protocol"] == "resampled"
     assert results["data"]["size"] == [16, 32, 32]
     assert list(results["methods"]) == ROWS
@@ -82,8 +82,8 @@ def test_results(out: Path):
 
 
 def test_one_row_per_patient_method_and_frame(out: Path):
-    results = json.loads((out / "results.json").read_text())
-    with (out / "results.csv").open(newline="") as file:
+    results = json.loads((out / "results.json").read_text(encoding="utf-8"))
+    with (out / "results.csv").open(newline="", encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
     frames = sum(len(s["per_frame"]) for s in results["methods"]["copy"]["patients"])
     assert len(rows) == 3 * frames
@@ -95,7 +95,7 @@ def test_one_row_per_patient_method_and_frame(out: Path):
 
 
 def test_tables_have_every_method(out: Path):
-    text = (out / "table.md").read_text()
+    text = (out / "table.md").read_text(encoding="utf-8")
     for title in ("Image quality", "Anatomy and motion", "Cost", "Paired tests", "Memorisation"):
         assert f"## {title}" in text
     assert "Protocol: resampled." in text
@@ -104,7 +104,7 @@ def test_tables_have_every_method(out: Path):
 
 
 def test_report_needs_no_other_file(out: Path):
-    text = (out / "report.html").read_text()
+    text = (out / "report.html").read_text(encoding="utf-8")
     sources = re.findall(r"(?:src|href)='([^']*)'", text)
     # The strip, slices of each method, two charts, and two worst patients of each method.
     assert len(sources) == 1 + 3 + 2 + 6
@@ -125,7 +125,7 @@ def test_native_scores_the_same_sequences_on_other_grids(run: Path, out: Path):
     found = compare(load(configs), training, validation, protocol="native")
     assert found["protocol"] == "native"
     assert json.loads(json.dumps(found, allow_nan=False))["methods"] == found["methods"]
-    results = json.loads((out / "results.json").read_text())
+    results = json.loads((out / "results.json").read_text(encoding="utf-8"))
     assert found["truth"] == results["truth"]
     for name, method in found["methods"].items():
         assert method["likeness"] == results["methods"][name]["likeness"]

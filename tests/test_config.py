@@ -89,7 +89,7 @@ def test_ukan_validates_with_fewer_reverse_steps():
 def test_unknown_stored_setting_names_the_file(tmp_path):
     stored = to_json(Config())
     stored["model"]["banana"] = 1
-    (tmp_path / "config.json").write_text(json.dumps(stored))
+    (tmp_path / "config.json").write_text(json.dumps(stored), encoding="utf-8")
     with pytest.raises(SettingsError, match=r"config\.json .*unknown settings.*banana"):
         runs.read_config(tmp_path)
 

@@ -37,7 +37,7 @@ def command(script: str, *args: object, cache: Path) -> subprocess.Popen[str]:
         env=env,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
-        text=True,
+        encoding="utf-8",
     )
 
 
@@ -56,7 +56,10 @@ def run(script: str, *args: object, cache: Path, code: int = 0) -> str:
 
 
 def train_lines(folder: Path) -> list[dict]:
-    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    lines = [
+        json.loads(line)
+        for line in (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
+    ]
     return [line for line in lines if line["kind"] == "train"]
 
 
@@ -78,7 +81,9 @@ def test_training_leaves_a_complete_run(finished: Path):
     assert [line["step"] for line in train_lines(finished)] == list(range(1, 11))
     kept = sorted(int(p.name) for p in (finished / "checkpoints").iterdir())
     assert kept == [6, 8, 10]
-    validation = json.loads((finished / "metrics.jsonl").read_text().splitlines()[-1])
+    validation = json.loads(
+        (finished / "metrics.jsonl").read_text(encoding="utf-8").splitlines()[-1]
+    )
     assert validation["kind"] == "validation"
     assert {"psnr", "ssim", "nmse", "dice"} <= set(validation)
     for step in (4, 8, 10):
@@ -150,7 +155,7 @@ def test_sampling_writes_native_volumes_pictures_and_metrics(finished: Path, cac
     assert labels.get_data_dtype() == np.uint8
     flow = nib.Nifti1Image.from_filename(folder / "flow.nii.gz")
     assert flow.shape == (*made.shape, 3)
-    metrics = json.loads((folder / "metrics.json").read_text())
+    metrics = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
     assert set(metrics) == {"mstg", "copy", "blend"}
     with Image.open(folder / "animation.gif") as gif:
         assert gif.n_frames >= made.shape[3]
@@ -166,7 +171,11 @@ def test_sampling_a_pair_of_files_and_another_number_of_frames(finished: Path, c
     labels = {p.name.split("_gt")[0] for p in patient.glob("*_frame*_gt.nii.gz")}
     first, second = sorted(patient / f"{name}.nii.gz" for name in labels)
     ed = int(
-        next(line for line in (patient / "Info.cfg").read_text().splitlines() if "ED" in line)[3:]
+        next(
+            line
+            for line in (patient / "Info.cfg").read_text(encoding="utf-8").splitlines()
+            if "ED" in line
+        )[3:]
     )
     ed_file, es_file = (first, second) if f"frame{ed:02}" in first.name else (second, first)
     run(
@@ -218,7 +227,7 @@ def test_wrong_use_says_what_is_needed(script: ModuleType, args, message: str, r
 def test_help_is_instant():
     started = time.monotonic()
     done = subprocess.run(
-        [sys.executable, str(REPO / "train.py"), "--help"], capture_output=True, text=True
+        [sys.executable, str(REPO / "train.py"), "--help"], capture_output=True, encoding="utf-8"
     )
     assert done.returncode == 0
     assert "demo" in done.stdout

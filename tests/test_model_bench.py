@@ -23,7 +23,7 @@ def bench(*flags, **env):
         cwd=ROOT,
         env=os.environ | {"JAX_PLATFORMS": "cpu"} | env,
         capture_output=True,
-        text=True,
+        encoding="utf-8",
     )
 
 
@@ -38,7 +38,7 @@ def test_table_and_figures(tmp_path):
     assert done.returncode == 0, done.stderr
     title, _, *lines = done.stdout.splitlines()
     assert title == "| 1 x 16 x 16 x 16 | PyTorch, DDM | ddm-tiny |"
-    rows = json.loads(path.read_text())["rows"]
+    rows = json.loads(path.read_text(encoding="utf-8"))["rows"]
     assert [(r["quantity"], r["who"]) for r in rows] == [
         (quantity, who) for quantity in chosen for who in ("torch", "ddm-tiny")
     ]
@@ -79,7 +79,7 @@ def test_errors_are_said(tmp_path):
     done = bench("--size", "30", "128", "128")
     assert (done.returncode, done.stdout) == (1, "")
     assert "each of d, h, w must be a multiple of 16" in done.stderr
-    (tmp_path / "torch.py").write_text("raise ImportError('no PyTorch here')")
+    (tmp_path / "torch.py").write_text("raise ImportError('no PyTorch here')", encoding="utf-8")
     done = bench(
         "--vs", "torch", "--quantities", "denoiser forward", PYTHONPATH=f"{tmp_path}:{ROOT}"
     )

@@ -31,7 +31,9 @@ def voxels(path: Path) -> np.ndarray:
 
 
 def info(folder: Path) -> dict[str, str]:
-    return dict(line.split(": ") for line in (folder / "Info.cfg").read_text().splitlines())
+    return dict(
+        line.split(": ") for line in (folder / "Info.cfg").read_text(encoding="utf-8").splitlines()
+    )
 
 
 def truth(folder: Path) -> tuple[np.ndarray, int, int]:
@@ -183,7 +185,7 @@ def test_second_call_returns_at_once_and_repairs(
     (root / "testing/patient002/Info.cfg").unlink()
     assert files(write_phantom(root, (1, 1), size)) == before
     write_phantom(root, (1, 0), size)
-    assert json.loads((root / phantom.MARKER).read_text())["patients"] == [1, 0]
+    assert json.loads((root / phantom.MARKER).read_text(encoding="utf-8"))["patients"] == [1, 0]
     assert not (root / "testing").exists()
     assert list(root.parent.iterdir()) == [root]
 
@@ -201,7 +203,7 @@ def test_interrupted_writing_leaves_nothing(
 
 
 def test_other_peoples_folders_are_left_alone(tmp_path: Path) -> None:
-    (tmp_path / "thesis.tex").write_text("precious")
+    (tmp_path / "thesis.tex").write_text("precious", encoding="utf-8")
     with pytest.raises(FileExistsError, match=r"phantom\.json"):
         write_phantom(tmp_path, (1, 0))
     assert files(tmp_path) == {"thesis.tex": b"precious"}

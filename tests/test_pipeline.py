@@ -83,7 +83,7 @@ def test_a_damaged_cache_entry_is_rebuilt(tmp_path: Path, damage: str):
         if damage == "no meta":
             meta.unlink()
         elif damage == "bad meta":
-            meta.write_text("{}")
+            meta.write_text("{}", encoding="utf-8")
         elif damage == "no volumes":
             volumes.unlink()
         else:
@@ -107,10 +107,10 @@ def test_an_interrupted_write_leaves_no_entry(tmp_path: Path, monkeypatch):
 def test_two_processes_may_write_the_same_entry(tmp_path: Path):
     final = tmp_path / "entry"
     with staged(final) as slow:
-        (slow / "who").write_text("slow")
+        (slow / "who").write_text("slow", encoding="utf-8")
         with staged(final) as fast:
-            (fast / "who").write_text("fast")
-    assert (final / "who").read_text() == "fast"
+            (fast / "who").write_text("fast", encoding="utf-8")
+    assert (final / "who").read_text(encoding="utf-8") == "fast"
     assert list(tmp_path.iterdir()) == [final]
 
 

@@ -34,7 +34,7 @@ def test_figures(monkeypatch, tmp_path, capsys):
     path = tmp_path / "figures.json"
     methods = ("sequential", "checkpointed")
     bench.main(bench.Settings(workloads=("small",), methods=methods, rounds=1, json=path))
-    rows = json.loads(path.read_text())["rows"]
+    rows = json.loads(path.read_text(encoding="utf-8"))["rows"]
     assert [(r["method"], r["what"]) for r in rows] == [
         (method, what) for method in methods for what in ("forward", "forward+backward")
     ]
@@ -62,7 +62,7 @@ def test_unknown_names(flags, message):
         cwd=Path(__file__).parents[1],
         env=os.environ | {"JAX_PLATFORMS": "cpu"},
         capture_output=True,
-        text=True,
+        encoding="utf-8",
     )
     assert done.returncode == 1
     assert message in done.stderr

@@ -106,12 +106,12 @@ def test_a_resumed_log_drops_what_will_be_done_again(tmp_path):
     for step in (1, 2, 3):
         log.add(step, "train", {"loss": float(step)})
     log.close()
-    with path.open("a") as file:
+    with path.open("a", encoding="utf-8") as file:
         file.write('{"step": 4, "ki')  # a crash in the middle of a line
     log = RunLog(tmp_path, 2, write=True)
     log.add(3, "train", {"loss": 30.0})
     log.close()
-    lines = [json.loads(line) for line in path.read_text().splitlines()]
+    lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
     assert [(line["step"], line["loss"]) for line in lines] == [(1, 1.0), (2, 2.0), (3, 30.0)]
 
 

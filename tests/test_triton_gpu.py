@@ -235,7 +235,7 @@ def program(*arguments):
     env = {k: v for k, v in os.environ.items() if k not in hidden}
     env |= {"PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu"}
     command = [sys.executable, *arguments]
-    done = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True)
+    done = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, encoding="utf-8")
     assert done.returncode == 0, done.stderr[-4000:]
     return done.stdout
 

@@ -45,7 +45,7 @@ def test_one_name_in_both_parts_is_a_note(tmp_path: Path, capsys):
 def test_verify_as_a_command(tmp_path: Path):
     make_patient(tmp_path / "patient001")
     command = [sys.executable, "-W", "error", "-m", "mstg_jax.data.acdc", "verify", str(tmp_path)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    done = subprocess.run(command, capture_output=True, encoding="utf-8", check=False)
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout.endswith("1 of 1 patients are fine\n")
     empty = subprocess.run([*command[:-1], str(tmp_path / "no")], capture_output=True, check=False)

@@ -56,7 +56,7 @@ class Worker:
         # XLA's logs of compilation would stand between the lines of the table.
         env = os.environ | {"TF_CPP_MIN_LOG_LEVEL": "2"}
         self.process = subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=env
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, encoding="utf-8", env=env
         )
 
     def __enter__(self) -> "Worker":
@@ -141,7 +141,7 @@ def main(settings: Settings) -> None:
                 "size": settings.size,
                 "rows": [row._asdict() for row in rows],
             }
-            settings.json.write_text(json.dumps(figures, indent=1))
+            settings.json.write_text(json.dumps(figures, indent=1), encoding="utf-8")
 
 
 if __name__ == "__main__":

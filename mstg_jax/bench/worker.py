@@ -43,19 +43,19 @@ def prepare(request: Request) -> Callable[[], object]:
 def forget_peak() -> None:
     """What compilation freed goes back to the system, and the peak starts anew (Linux)."""
     ctypes.CDLL(None).malloc_trim(0)
-    Path("/proc/self/clear_refs").write_text("5")
+    Path("/proc/self/clear_refs").write_text("5", encoding="utf-8")
 
 
 def peak() -> float:
     """MB of memory that the process has held at most since `forget_peak` (Linux)."""
-    status = Path("/proc/self/status").read_text()
+    status = Path("/proc/self/status").read_text(encoding="utf-8")
     (kilobytes,) = (x.split()[1] for x in status.splitlines() if x.startswith("VmHWM"))
     return int(kilobytes) / 1024
 
 
 def main(text: str) -> None:
     # Only answers go to stdout, whatever the libraries print.
-    answers = os.fdopen(os.dup(1), "w")
+    answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)
 
     def answer(found: float | str) -> None:

@@ -257,10 +257,9 @@ def _write_patient(folder: Path, number: int, size: Size, seed: int) -> None:
     for part, t in ("4d", ...), (f"frame{ed + 1:02d}", ed), (f"frame{es + 1:02d}", es):
         _save(folder / f"{folder.name}_{part}.nii.gz", images[t], anatomy.spacing)
         _save(folder / f"{folder.name}_{part}_gt.nii.gz", labels[t], anatomy.spacing)
-    (folder / "Info.cfg").write_text(
-        f"ED: {ed + 1}\nES: {es + 1}\nGroup: {name}\nHeight: {rng.integers(155, 190)}.0\n"
-        f"NbFrame: {frames}\nWeight: {rng.integers(50, 105)}.0\n"
-    )
+    info = f"ED: {ed + 1}\nES: {es + 1}\nGroup: {name}\nHeight: {rng.integers(155, 190)}.0\n"
+    info += f"NbFrame: {frames}\nWeight: {rng.integers(50, 105)}.0\n"
+    (folder / "Info.cfg").write_text(info, encoding="utf-8")
 
 
 def write_phantom(
@@ -281,7 +280,7 @@ def write_phantom(
     names = [f"{part}/patient{number:03d}" for number, part in enumerate(parts, 1)]
 
     def complete() -> bool:
-        found = marker.is_file() and json.loads(marker.read_text()) == settings
+        found = marker.is_file() and json.loads(marker.read_text(encoding="utf-8")) == settings
         return found and all((root / name / "Info.cfg").is_file() for name in names)
 
     if complete():
@@ -292,7 +291,7 @@ def write_phantom(
     with tempfile.TemporaryDirectory(prefix=f"{root.name}.partial-", dir=root.parent) as scratch:
         for number, name in enumerate(names, 1):
             _write_patient(Path(scratch, "phantom", name), number, size, seed)
-        Path(scratch, "phantom", MARKER).write_text(json.dumps(settings))
+        Path(scratch, "phantom", MARKER).write_text(json.dumps(settings), encoding="utf-8")
         if not complete():  # another process may have been faster
             shutil.rmtree(root, ignore_errors=True)
             Path(scratch, "phantom").rename(root)
