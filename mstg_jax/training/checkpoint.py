@@ -5,6 +5,7 @@ import os
 import sys
 import time
 import zlib
+from collections.abc import Callable
 from contextlib import ExitStack, suppress
 from pathlib import Path
 from types import TracebackType
@@ -57,22 +58,28 @@ class Checkpoints:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
+        refused = isinstance(error, OSError) and not isinstance(error, BrokenPipeError)
+        told = None
         with self._stack:
             try:
                 self._wait()
-            except UserError:
-                if error is None:
-                    raise
-            finally:
-                with suppress(Exception):  # it repeats what `_wait` has raised
-                    self._manager.close()
-            if isinstance(error, OSError) and not isinstance(error, BrokenPipeError):
-                raise self._unwritten(f"{self.run}", error) from error
+            except UserError as failed:
+                told = failed
+            else:
+                told = self._unwritten(f"--run {self.run}", error) if refused else None
+            with suppress(Exception):  # it repeats what `_wait` has raised
+                self._manager.close()
+            del self._manager  # and what it holds of a failure
+        if told is not None and (error is None or refused):
+            raise told from error
 
     def last_good(self) -> Path | str:
         """The newest complete checkpoint."""
         with suppress(UserError):
             self._wait()
+        return self._newest()
+
+    def _newest(self) -> Path | str:
         step = self._manager.latest_step()
         return "none" if step is None else self.folder / str(step)
 
@@ -93,21 +100,24 @@ class Checkpoints:
         items["contents"] = ocp.args.JsonSave(contents)
         self._wait()
         self._pending = step
-        try:
-            self._manager.save(step, args=ocp.args.Composite(**items))
-        except Exception as error:  # orbax and TensorStore raise many kinds
-            raise self._unwritten(f"the checkpoint of step {step}", error) from error
+        self._told(lambda: self._manager.save(step, args=ocp.args.Composite(**items)))
 
     def _wait(self) -> None:
-        try:
-            self._manager.wait_until_finished()
-        except Exception as error:
-            raise self._unwritten(f"the checkpoint of step {self._pending}", error) from error
+        self._told(self._manager.wait_until_finished)
 
-    def _unwritten(self, what: str, error: Exception) -> UserError:
+    def _told(self, write: Callable[[], object]) -> None:
+        """Raises UserError for whatever orbax and TensorStore raise."""
+        try:
+            write()
+            return
+        except Exception as error:
+            told = self._unwritten(f"the checkpoint of step {self._pending}", error)
+        raise told  # without theirs, whose frames hold lost tasks
+
+    def _unwritten(self, what: str, error: BaseException | None) -> UserError:
         return UserError(
             f"{what} cannot be written: {_short(error)}; the last good checkpoint is "
-            f"{self.last_good()}; once that is mended, continue with --resume --run {self.run}"
+            f"{self._newest()}; once that is mended, continue with --resume --run {self.run}"
         )
 
     def restore(self, like: TrainState, batches: "Iterator[Any] | None" = None) -> TrainState:
@@ -116,7 +126,7 @@ class Checkpoints:
 
         Damaged ones that are newer are named in a warning and, to train on, put aside.
 
-        Raises FileNotFoundError if there is no checkpoint, UserError if none is sound.
+        Raises UserError if there is none, or none is sound.
         """
         damaged: dict[int, str] = {}
         for step in sorted(self._manager.all_steps(), reverse=True):
@@ -130,7 +140,7 @@ class Checkpoints:
         if damaged:
             found = "; ".join(f"{step} ({why})" for step, why in damaged.items())
             raise UserError(f"no checkpoint in {self.folder} can be read: {found}")
-        raise FileNotFoundError(
+        raise UserError(
             f"no checkpoint in {self.folder}: the run ended before its first; train it anew"
         )
 
@@ -177,7 +187,7 @@ class Checkpoints:
 def load_model(run: Path, config: Config, method: Method) -> tuple[Model, int]:
     """The averaged weights of a run's newest sound checkpoint, and its step.
 
-    Raises FileNotFoundError if there is no checkpoint, UserError if none is sound.
+    Raises UserError if there is no checkpoint, or none is sound.
     """
     optimiser = make_optimiser(config.optim, config.train.steps)
     graph, like = init_state(method, optimiser, seed=0)
@@ -206,7 +216,7 @@ def _crc32(state: TrainState) -> int:
     return total
 
 
-def _short(error: Exception) -> str:
+def _short(error: BaseException | None) -> str:
     """What the system said, which TensorStore quotes within a long line, or the line's start."""
     if isinstance(error, OSError):
         return reason(error)
