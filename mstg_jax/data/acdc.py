@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 from typing import Literal
 
+from mstg_jax.data.folder import expanded
 from mstg_jax.data.nifti import DataError
 from mstg_jax.data.patient import Patient
 from mstg_jax.data.reader import Reader
@@ -24,7 +25,7 @@ def find_patients(root: Path | str) -> dict[Part, list[Path]]:
 
     Raises DataError when there is none.
     """
-    root = Path(root).expanduser()
+    root = expanded(root)
     if not root.is_dir():
         raise DataError(f"{root}: no such folder; the layout needed is {LAYOUT}")
     found: dict[Part, list[Path]] = {

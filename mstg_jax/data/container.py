@@ -12,6 +12,7 @@ import nibabel as nib
 
 GZIP = b"\x1f\x8b"
 PAIR = (".hdr", ".img")
+ANALYZE = [(348).to_bytes(4, order) for order in ("little", "big")]
 OTHERS = {
     (0, b"version https://git-lfs"): "a git-lfs pointer; `git lfs pull` gets the file itself",
     (0, b"/annex/objects"): "a git-annex pointer; `git annex get` gets the file itself",
@@ -20,12 +21,9 @@ OTHERS = {
     (0, b"BZh"): "compressed by bzip2; bunzip2 it",
     (0, b"\xfd7zXZ"): "compressed by xz; unxz it",
     (0, b"\x28\xb5\x2f\xfd"): "compressed by zstd; unzstd it",
-    (0, b"\x89HDF"): "an HDF5 file, perhaps of MINC; convert it with nibabel",
     (0, b"NRRD"): "an NRRD file; convert it with SimpleITK or Slicer",
-    (0, b"ObjectType"): "a MetaImage file; convert it with SimpleITK or Slicer",
-    (0, b"<"): "a page of HTML or XML, perhaps of a download that failed",
+    (0, b"<"): "a page of HTML or XML, as of a download that failed",
     (128, b"DICM"): "a DICOM file; convert the series with dcm2niix",
-    (344, bytes(4)): "Analyze 7.5, which does not say where left is; convert it with nibabel",
 }
 """Place and bytes that tell what a file is that is not NIfTI."""
 
@@ -112,7 +110,9 @@ def _header(data: bytes) -> tuple[nib.Nifti1Header, bool]:
     for (place, start), what in OTHERS.items():
         if data[place : place + len(start)] == start:
             raise ValueError(f"it is {what}")
-    raise ValueError(f"it begins with {data[:8]!r} and holds {len(data)} bytes")
+    if data[:4] in ANALYZE and data[344:348] == bytes(4):
+        raise ValueError("it is Analyze 7.5, which does not say where left is; save it as NIfTI")
+    raise ValueError(f"it holds {len(data)} bytes, which begin with {data[:8]!r}")
 
 
 def _partner(path: Path, end: str) -> Path:

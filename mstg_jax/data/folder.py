@@ -1,5 +1,6 @@
 """The files of a patient's folder, by what their names say that they hold."""
 
+import os
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,6 +13,11 @@ NAME = re.compile(f"(4d|frame0*([0-9]+))(_gt)?{END.pattern}", re.IGNORECASE)
 
 
 INFO = "Info.cfg"
+
+
+def expanded(path: Path | str) -> Path:
+    """With the home folder for `~`; as it is where there is no such user."""
+    return Path(os.path.expanduser(path))
 
 
 class Kind(NamedTuple):

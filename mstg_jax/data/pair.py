@@ -1,11 +1,10 @@
 """A patient from two files, without the ACDC layout."""
 
-import os
 from pathlib import Path
 
 import numpy as np
 
-from mstg_jax.data.folder import END
+from mstg_jax.data.folder import END, expanded
 from mstg_jax.data.grid import Grid, aligned
 from mstg_jax.data.intensity import spikes
 from mstg_jax.data.nifti import DataError, read_image
@@ -22,7 +21,7 @@ def read_pair(ed: Path, es: Path, duration: float | None = None) -> Patient:
     what its fourth pixdim holds is the duration of a frame in the sequence that it was cut from.
     Raises DataError listing every problem, also if the two are not on one grid.
     """
-    ed, es = (Path(os.path.expanduser(path)) for path in (ed, es))
+    ed, es = expanded(ed), expanded(es)
     for path in (ed, es):
         if not path.is_file():
             raise DataError(f"{path}: no such file; a 3D NIfTI file is needed")

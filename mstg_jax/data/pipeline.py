@@ -15,6 +15,7 @@ from jaxtyping import Bool, Float32, UInt8
 from mstg_jax.config import DataConfig, SettingsError
 from mstg_jax.data.acdc import find_patients, read_patient
 from mstg_jax.data.cache import cache_key, staged
+from mstg_jax.data.folder import expanded
 from mstg_jax.data.geometry import Geometry
 from mstg_jax.data.nifti import DataError
 from mstg_jax.data.patient import Patient
@@ -78,7 +79,7 @@ def load_examples(config: DataConfig) -> tuple[list[Example], list[Example]]:
 
 def data_root(config: DataConfig) -> Path:
     """The folder of patients; without one the phantom's, which is written if need be."""
-    return Path(config.root).expanduser() if config.root else _phantom(config)
+    return expanded(config.root) if config.root else _phantom(config)
 
 
 def _phantom(config: DataConfig) -> Path:
@@ -86,7 +87,7 @@ def _phantom(config: DataConfig) -> Path:
 
     size, seed, patients = config.phantom_size, config.phantom_seed, config.phantom_patients
     name = "phantom-" + "-".join(str(n) for n in (*patients, *size, seed))
-    root = Path(config.cache).expanduser() / name
+    root = expanded(config.cache) / name
     print(f"no data.root given: using the beating-heart phantom in {root}")
     return write_phantom(root, patients, size, seed)
 
@@ -119,7 +120,7 @@ def _split(
 
 
 def _example(folder: Path, config: DataConfig) -> Example:
-    entry = Path(config.cache).expanduser() / "volumes" / cache_key(folder, config)
+    entry = expanded(config.cache) / "volumes" / cache_key(folder, config)
     try:
         return _read_entry(entry, folder)
     except (OSError, EOFError, ValueError, KeyError, TypeError):
