@@ -82,6 +82,22 @@ def test_bad_info(folder: Path, values: dict, message: str):
     assert message in problems_of(folder)
 
 
+@pytest.mark.parametrize("again", ["1", "3"])
+def test_info_that_gives_a_frame_twice(folder: Path, again: str):
+    make_patient(folder)
+    with (folder / "Info.cfg").open("a") as file:
+        file.write(f"ED: {again}\n")
+    if again == "1":
+        assert read_patient(folder).ed == 0
+    else:
+        assert "Info.cfg gives ED as 1 and 3; it needs a line `ED: <frame" in problems_of(folder)
+
+
+def test_no_folder(folder: Path):
+    with pytest.raises(DataError, match=r"patient007: the folder cannot be read \(\[Errno 2\]"):
+        read_patient(folder)
+
+
 def test_missing_or_unreadable_info(folder: Path):
     make_patient(folder)
     (folder / "Info.cfg").write_bytes(b"\xff\xfe\x00ED")

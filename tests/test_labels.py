@@ -49,6 +49,24 @@ def test_frames_of_background_between_labelled_ones_are_unlabelled(folder: Path,
     assert patient.notes == ("only frames 1, 4 are labelled; the others count as unlabelled",)
 
 
+def test_labels_one_frame_after_each_of_infos_are_a_note(folder: Path):
+    """Without files of single frames nothing else shows that Info.cfg counts from 0."""
+    make_patient(folder, labels="all", ed=2, es=4)
+    path = folder / "patient007_4d_gt.nii.gz"
+    every = np.asarray(nib.Nifti1Image.from_filename(path).dataobj).T.copy()
+    every[[0, 2, 4]] = 0
+    save(path, every, (*ZOOMS, 0.04))
+    for frame in folder.glob("*_frame*"):
+        frame.unlink()
+    set_info(folder, ED=1, ES=3)
+    patient = read_patient(folder)
+    assert patient.labels == {}
+    assert patient.notes == (
+        "only frames 2, 4 are labelled; the others count as unlabelled",
+        "no labels of ED and ES: Info.cfg seems to count from 0",
+    )
+
+
 def test_a_label_file_without_a_label_is_no_heart_of_volume_0(folder: Path):
     frames = make_patient(folder)
     path = folder / "patient007_frame04_gt.nii.gz"

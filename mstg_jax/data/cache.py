@@ -42,11 +42,7 @@ def cache_key(folder: Path, config: DataConfig) -> str:
     """
     settings = (CACHE_VERSION, config.spacing, config.size, config.crop, config.percentiles)
     total = hashlib.sha256(json.dumps(settings).encode())
-    try:
-        paths = patient_files(folder)
-    except OSError as error:
-        raise DataError(f"{folder.name}: the folder cannot be read ({error})") from error
-    for path in paths:
+    for path in patient_files(folder):
         try:
             with path.open("rb") as file:
                 content = hashlib.file_digest(file, "sha256").hexdigest()

@@ -6,6 +6,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
+from mstg_jax.data.nifti import DataError
+
 ENDS = (".nii.gz", ".nii", ".hdr", ".hdr.gz", ".img", ".img.gz")
 """In upper or lower case; of two files of one kind the first of these is read."""
 END = re.compile(f"({'|'.join(map(re.escape, ENDS))})$", re.IGNORECASE)
@@ -32,8 +34,8 @@ class Kind(NamedTuple):
 
 
 def patient_files(folder: Path) -> list[Path]:
-    """Every file that `read_patient` may read, sorted. Raises OSError if there is no folder."""
-    info = (path for path in folder.iterdir() if path.name == INFO)
+    """Every file that `read_patient` may read, sorted."""
+    info = (path for path in _listed(folder) if path.name == INFO)
     return sorted([*info, *(path for _, _, path in _images(folder))])
 
 
@@ -49,8 +51,15 @@ def files_by_kind(folder: Path) -> dict[Kind, list[Path]]:
 def _images(folder: Path) -> Iterator[tuple[int, Kind, Path]]:
     """Of each file the place of its end in ENDS, its kind and its path."""
     start = f"{folder.name}_"
-    for path in folder.iterdir():
+    for path in _listed(folder):
         match = NAME.fullmatch(path.name.removeprefix(start))
         if match and path.name.startswith(start):
             number = int(match[2]) if match[2] else None
             yield ENDS.index(match[4].lower()), Kind(number, match[3] is not None), path
+
+
+def _listed(folder: Path) -> list[Path]:
+    try:
+        return list(folder.iterdir())
+    except OSError as error:
+        raise DataError(f"{folder.name}: the folder cannot be read ({error})") from error

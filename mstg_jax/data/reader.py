@@ -76,14 +76,14 @@ class Reader:
         except (OSError, UnicodeDecodeError) as error:
             self.problems.append(f"{INFO} cannot be read ({error}); it must give ED and ES")
             return {}
-        pairs = (line.partition(":") for line in lines)
-        info = {key.strip(): value.strip() for key, colon, value in pairs if colon}
+        pairs = [[text.strip() for text in line.split(":", 1)] for line in lines if ":" in line]
         for key in ("ED", "ES"):
-            if key not in info:
-                self.problems.append(
-                    f"{INFO} does not give {key}; it needs a line `{key}: <frame number>`"
-                )
-        return info
+            given = [value for name, value in pairs if name == key]
+            if len(set(given)) != 1:
+                said = f"gives {key} as {' and '.join(given)}" if given else f"does not give {key}"
+                self.problems.append(f"{INFO} {said}; it needs a line `{key}: <frame number>`")
+                pairs = [pair for pair in pairs if pair[0] != key]
+        return dict(pairs)
 
     def phases(self, info: dict[str, str]) -> list[Phase]:
         """ED and ES, as far as Info.cfg gives them.
@@ -199,7 +199,9 @@ class Reader:
             self.notes.append(f"only frames {have} are labelled; the others count as unlabelled")
         missing = {frame: kind for frame, kind in kinds.items() if frame - 1 not in labels}
         if missing == kinds:
-            self.notes.append("no labels of ED and ES")
+            from_zero = labels and kinds.keys() <= labels.keys()
+            why = f": {INFO} seems to count from 0" if from_zero else ""
+            self.notes.append(f"no labels of ED and ES{why}")
             return {}
         for frame, kind in missing.items():
             paths = self.files.get(kind) or self.files.get(whole)
