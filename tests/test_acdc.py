@@ -85,7 +85,7 @@ def test_bad_info(folder: Path, values: dict, message: str):
 @pytest.mark.parametrize("again", ["1", "3"])
 def test_info_that_gives_a_frame_twice(folder: Path, again: str):
     make_patient(folder)
-    with (folder / "Info.cfg").open("a") as file:
+    with (folder / "Info.cfg").open("a", encoding="utf-8") as file:
         file.write(f"ED: {again}\n")
     if again == "1":
         assert read_patient(folder).ed == 0
