@@ -71,7 +71,6 @@ def train(config: Config) -> int:
                 runs.remember(run, config)
             print(f"resumed {run} at step {int(state.step)}")
         start = int(state.step)
-        log = RunLog(run, start, write=first)
         train_step = make_train_step(method, graph, optimiser, config.optim, mesh)
         key = jax.random.key(settings.seed)
         print(
@@ -86,7 +85,7 @@ def train(config: Config) -> int:
             disable=not first,
             mininterval=0.1 if sys.stderr.isatty() else 30,  # a log file wants lines, not frames
         )
-        with StopRequest() as stop, bar:
+        with RunLog(run, start, write=first) as log, StopRequest() as stop, bar:
             for step in range(start + 1, settings.steps + 1):
                 batch = next(batches)
                 state, metrics = train_step(state, to_device(batch, mesh), key)
@@ -116,7 +115,6 @@ def train(config: Config) -> int:
                 if stop.requested:  # asked here, so that a request during validation is saved too
                     checkpoints.save(state, config, batches)
                     break
-        log.close()
     print(f"{'stopped' if stop.requested else 'done'} at step {int(state.step)}: {run}")
     if stop.requested:
         print(f"continue with: python train.py --resume --run {run}")

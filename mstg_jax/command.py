@@ -46,7 +46,10 @@ def command(name: str) -> Callable[[Main], Main]:
 
 def _ended(name: str, main: Main, argv: Sequence[str]) -> int:
     try:
-        return main(argv)
+        try:
+            return main(argv)
+        finally:
+            sys.stdout.flush()
     except BrokenPipeError:
         for stream in (sys.stdout, sys.stderr):
             with suppress(OSError):  # what is left in the buffers goes nowhere

@@ -102,15 +102,13 @@ def test_new_states_are_a_function_of_the_seed():
 
 def test_a_resumed_log_drops_what_will_be_done_again(tmp_path):
     path = tmp_path / "metrics.jsonl"
-    log = RunLog(tmp_path, 0, write=True)
-    for step in (1, 2, 3):
-        log.add(step, "train", {"loss": float(step)})
-    log.close()
+    with RunLog(tmp_path, 0, write=True) as log:
+        for step in (1, 2, 3):
+            log.add(step, "train", {"loss": float(step)})
     with path.open("a", encoding="utf-8") as file:
         file.write('{"step": 4, "ki')  # a crash in the middle of a line
-    log = RunLog(tmp_path, 2, write=True)
-    log.add(3, "train", {"loss": 30.0})
-    log.close()
+    with RunLog(tmp_path, 2, write=True) as log:
+        log.add(3, "train", {"loss": 30.0})
     lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
     assert [(line["step"], line["loss"]) for line in lines] == [(1, 1.0), (2, 2.0), (3, 30.0)]
 
@@ -118,6 +116,10 @@ def test_a_resumed_log_drops_what_will_be_done_again(tmp_path):
 def test_the_first_signal_asks_and_the_second_interrupts(capsys):
     before = signal.getsignal(signal.SIGINT)
     with StopRequest() as stop:
+        with pytest.raises(KeyboardInterrupt):
+            os.kill(os.getpid(), signal.SIGINT)  # before the first step
+        stop.listen()
+        stop.listen()
         assert not stop.requested
         os.kill(os.getpid(), signal.SIGINT)
         assert stop.requested

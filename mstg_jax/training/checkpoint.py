@@ -1,12 +1,12 @@
 """Checkpoints with orbax: the train state, the settings, and the position in the data."""
 
-import errno
 import os
 import sys
 import time
 import zlib
 from collections.abc import Callable
 from contextlib import ExitStack, suppress
+from errno import EACCES, EDQUOT, EFBIG, ENOSPC, EROFS
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
@@ -221,6 +221,6 @@ def _short(error: BaseException | None) -> str:
     if isinstance(error, OSError):
         return reason(error)
     text = str(error)
-    known = (os.strerror(code) for code in (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS))
+    known = (os.strerror(code) for code in (ENOSPC, EDQUOT, EFBIG, EACCES, EROFS))
     said = next((words for words in known if words in text), None)
     return said or f"{type(error).__name__}: {text.splitlines()[0] if text else ''}"[:120]

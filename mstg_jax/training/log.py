@@ -1,11 +1,13 @@
 """Where a run's numbers go: metrics.jsonl and TensorBoard."""
 
 import json
+import socket
 import time
 from pathlib import Path
+from types import TracebackType
 
-from tensorboardX.event_file_writer import EventsWriter
-from tensorboardX.proto.event_pb2 import Event, SessionLog  # pyright: ignore[reportAttributeAccessIssue]
+from tensorboardX.proto import event_pb2
+from tensorboardX.record_writer import RecordWriter
 from tensorboardX.summary import scalar
 
 from mstg_jax import files
@@ -17,7 +19,7 @@ FLUSH = 10.0
 class RunLog:
     """Appends; a resumed run first drops the lines after its checkpoint, which it will redo.
 
-    Raises OSError where the disk refuses: SummaryWriter's thread would die of it, and its full
+    Raises OSError where the disk refuses: tensorboardX's own thread would die of it, and its full
     queue then block the run.
     """
 
@@ -33,10 +35,11 @@ class RunLog:
                 files.write_text(self._path, "".join(line + "\n" for line in kept))
         folder = run / "tensorboard"
         folder.mkdir(exist_ok=True)
-        self._board = EventsWriter(str(folder / "events"))
-        start = SessionLog(status=SessionLog.START)  # hides what the earlier files have from there
-        self._board.write_event(Event(step=first_step + 1, session_log=start))
-        self._flushed = time.monotonic()
+        name = f"events.out.tfevents.{time.time():.0f}.{socket.gethostname()}"
+        self._board, self._flushed = RecordWriter(str(folder / name)), time.monotonic()
+        self._event(file_version="brain.Event:2")
+        # Hides what the earlier files have from there on.
+        self._event(step=first_step + 1, session_log={"status": "START"})
 
     def add(self, step: int, kind: str, values: dict[str, float]) -> None:
         """One line {"step": ..., "kind": "train" or "validation", ...} and one point per value."""
@@ -45,15 +48,30 @@ class RunLog:
         with self._path.open("a", encoding="utf-8") as file:
             file.write(json.dumps({"step": step, "kind": kind} | values) + "\n")
         for name, value in values.items():
-            point = scalar(f"{kind}/{name}", value)
-            self._board.write_event(Event(wall_time=time.time(), step=step, summary=point))
+            self._event(step=step, summary=scalar(f"{kind}/{name}", value))
         if time.monotonic() - self._flushed > FLUSH:
             self._board.flush()
             self._flushed = time.monotonic()
 
-    def close(self) -> None:
+    def _event(self, **fields: object) -> None:
+        event = event_pb2.Event(wall_time=time.time(), **fields)  # pyright: ignore[reportAttributeAccessIssue]
+        self._board.write(event.SerializeToString())
+
+    def __enter__(self) -> "RunLog":
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
         if self._write:
-            self._board.close()
+            try:
+                self._board.close()
+            except OSError:
+                if error is None:  # else it repeats what was raised
+                    raise
 
 
 def _step(line: str) -> float:

@@ -1,0 +1,185 @@
+"""Checkpoints that are damaged, and disks that refuse them."""
+
+import os
+import resource
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from itertools import islice
+from pathlib import Path
+
+import chex
+import grain
+import jax
+import numpy as np
+import pytest
+from jax import numpy as jnp
+
+from mstg_jax.config import PRESETS, UserError
+from mstg_jax.methods import make_method
+from mstg_jax.training.checkpoint import Checkpoints, load_model
+from mstg_jax.training.log import RunLog
+from mstg_jax.training.state import TrainState, init_state, make_optimiser
+
+CONFIG = replace(PRESETS["demo-tiny"][1], method="voxelmorph")
+METHOD = make_method(CONFIG)
+
+
+OPTIMISER = make_optimiser(CONFIG.optim, CONFIG.train.steps)
+_, NEW = init_state(METHOD, OPTIMISER, seed=0)
+
+
+def state_of(step: int) -> TrainState:
+    """Random numbers of the step's own."""
+    rng = np.random.default_rng(step)
+    state = jax.tree.map(lambda x: jnp.asarray(rng.random(x.shape), x.dtype), NEW)
+    return state._replace(step=jnp.asarray(step, jnp.int32))
+
+
+def batches_at(position: int):
+    """As train_iterator's, of numbers."""
+    batches = iter(grain.MapDataset.range(100).to_iter_dataset())
+    assert list(islice(batches, position)) == list(range(position))
+    return batches
+
+
+@pytest.fixture(scope="module")
+def sound(tmp_path_factory) -> Path:
+    """A run with checkpoints of the steps 2 and 4."""
+    run = tmp_path_factory.mktemp("checkpoints") / "run"
+    with Checkpoints(run) as checkpoints:
+        for step in (2, 4):
+            checkpoints.save(state_of(step), CONFIG, batches_at(step))
+    return run
+
+
+@pytest.fixture
+def run(sound: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(sound, tmp_path / "run"))
+
+
+@contextmanager
+def files_of_at_most(size: int) -> Iterator[None]:
+    """A disk that takes no more bytes of any file; what it says is `File too large`."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+def newest(run: Path) -> Path:
+    return run / "checkpoints" / "4"
+
+
+def truncate(run: Path) -> None:
+    for path in newest(run).glob("state/ocdbt.process_0/d/*"):
+        os.truncate(path, 10)
+
+
+def flip_a_bit(run: Path) -> None:
+    """In the middle of the largest arrays, which no checksum of orbax covers."""
+    path = max(newest(run).glob("state/ocdbt.process_0/d/*"), key=lambda p: p.stat().st_size)
+    data = bytearray(path.read_bytes())
+    data[len(data) // 4] ^= 1
+    path.write_bytes(data)
+
+
+def lose(part: str):
+    return lambda run: shutil.rmtree(newest(run) / part)
+
+
+DAMAGES = {
+    "truncated": truncate,
+    "one bit": flip_a_bit,
+    "no arrays": lose("state"),
+    "no data position": lose("data"),
+    "nothing": lambda run: [shutil.rmtree(p) for p in newest(run).iterdir() if p.is_dir()],
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_a_damaged_checkpoint_is_put_aside_and_the_sound_one_before_it_resumed(
+    run: Path, damage: str, capfd
+):
+    DAMAGES[damage](run)
+    kept = sorted(p.relative_to(newest(run)) for p in newest(run).rglob("*"))
+    batches = batches_at(0)
+    with Checkpoints(run) as checkpoints:
+        state = checkpoints.restore(state_of(0), batches)
+        chex.assert_trees_all_equal(state, state_of(2))
+        assert next(batches) == 2
+        checkpoints.save(state_of(4), CONFIG, batches)  # as training does: its step is free again
+    (aside,) = (run / "checkpoints").glob("damaged-4-*")
+    assert sorted(p.relative_to(aside) for p in aside.rglob("*")) == kept
+    (line,) = capfd.readouterr().err.splitlines()
+    folder = run / "checkpoints"
+    assert line.startswith(f"warning: {folder / '4'} is damaged (")
+    assert line.endswith(f") and is now {aside.name}; {folder / '2'} is used")
+    with Checkpoints(run) as checkpoints:
+        chex.assert_trees_all_equal(checkpoints.restore(state_of(0)), state_of(4))
+
+
+def test_sampling_uses_the_sound_checkpoint_and_changes_nothing(run: Path, capfd):
+    truncate(run)
+    before = sorted(run.rglob("*"))
+    (_, ema), step = load_model(run, CONFIG, METHOD)
+    assert step == 2
+    chex.assert_trees_all_equal(ema, state_of(2).ema)
+    assert sorted(run.rglob("*")) == before
+    assert capfd.readouterr().err.endswith(f"; {run / 'checkpoints' / '2'} is used\n")
+
+
+def test_a_run_without_a_sound_checkpoint_says_so_in_one_line(run: Path, capfd):
+    for path in run.rglob("ocdbt.process_0"):
+        shutil.rmtree(path)
+    with pytest.raises(UserError, match=r"no checkpoint in .*run/checkpoints can be read: 4 \(.*2"):
+        load_model(run, CONFIG, METHOD)
+    shutil.rmtree(run / "checkpoints")
+    with pytest.raises(UserError, match=r"no checkpoint in .*run/checkpoints: the run ended"):
+        load_model(run, CONFIG, METHOD)
+    assert capfd.readouterr().err == ""
+    assert not list(run.iterdir())
+
+
+def test_a_checkpoint_of_before_its_checksum_is_read(run: Path):
+    shutil.rmtree(newest(run) / "contents")
+    assert load_model(run, CONFIG, METHOD)[1] == 4
+
+
+@pytest.mark.parametrize("size", [0, 400, 4000])
+def test_a_disk_that_refuses_a_checkpoint_ends_in_one_line(run: Path, size: int, capfd):
+    with (
+        pytest.raises(UserError) as stopped,
+        files_of_at_most(size),
+        Checkpoints(run) as checkpoints,
+    ):
+        checkpoints.save(state_of(6), CONFIG, batches_at(6))
+    assert str(stopped.value) == (
+        "the checkpoint of step 6 cannot be written: File too large; the last good checkpoint is "
+        f"{newest(run)}; once that is mended, continue with --resume --run {run}"
+    )
+    assert capfd.readouterr().err == ""
+    with Checkpoints(run) as checkpoints:
+        assert int(checkpoints.restore(state_of(0)).step) == 4
+        checkpoints.save(state_of(6), CONFIG)
+    assert load_model(run, CONFIG, METHOD)[1] == 6
+    assert sorted(p.name for p in (run / "checkpoints").iterdir()) == ["2", "4", "6"]
+
+
+@pytest.mark.parametrize("size", [10, 100])
+def test_a_disk_that_refuses_numbers_ends_in_one_line(run: Path, size: int):
+    """10 bytes are less than a line of metrics.jsonl, 100 less than TensorBoard's first events."""
+    with (
+        pytest.raises(UserError) as stopped,
+        files_of_at_most(size),
+        Checkpoints(run),
+        RunLog(run, 4, write=True) as log,
+    ):
+        log.add(5, "train", {"loss": 1.0})
+    assert str(stopped.value) == (
+        f"--run {run} cannot be written: File too large; the last good checkpoint is "
+        f"{newest(run)}; once that is mended, continue with --resume --run {run}"
+    )

@@ -1,0 +1,144 @@
+"""What all commands have in common: how they end, what they print, and how they read paths."""
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from mstg_jax.command import command
+from mstg_jax.config import UserError
+from mstg_jax.data.nifti import DataError
+from mstg_jax.files import usable, writing
+
+ROOT = Path(__file__).parents[1]
+
+
+def ended(main, *argv: str) -> int:
+    return command("do.py")(main)(argv)
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (UserError("--frames is 1"), "do.py: --frames is 1\n"),
+        (DataError("patient001: ES is missing"), "do.py: patient001: ES is missing\n"),
+        (FileNotFoundError("x is not a run"), "do.py: x is not a run\n"),
+        (PermissionError(13, "Permission denied", "/x"), "do.py: Permission denied (/x)\n"),
+    ],
+)
+def test_what_a_user_can_mend_is_one_line(error: Exception, said: str, capsys):
+    def main(argv):
+        raise error
+
+    assert ended(main) == 1
+    assert capsys.readouterr() == ("", said)
+
+
+def test_other_errors_keep_their_traceback():
+    def main(argv):
+        raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        ended(main)
+
+
+def test_a_home_folder_is_meant_in_every_flag(monkeypatch):
+    monkeypatch.setenv("HOME", "/home/me")
+    given = ("~/a", "--out=~/b", "--json", "~/c", "a~b", "--x=a~", "--patient", "~")
+    meant = []
+    assert ended(lambda argv: meant.extend(argv) or 0, *given) == 0
+    assert meant == [
+        "/home/me/a", "--out=/home/me/b", "--json", "/home/me/c", "a~b", "--x=a~", "--patient",
+        "/home/me",
+    ]  # fmt: skip
+
+
+def interrupted(main) -> tuple[int, float]:
+    """Ctrl-C a moment after the start: exit code, and seconds from then to the end."""
+    threading.Timer(0.2, os.kill, (os.getpid(), signal.SIGINT)).start()
+    start = time.monotonic()
+    return ended(main), time.monotonic() - start - 0.2
+
+
+def test_ctrl_c_is_one_line(capsys):
+    def main(argv):
+        time.sleep(20)
+
+    wakeup = signal.set_wakeup_fd(-1)
+    code, seconds = interrupted(main)
+    assert code == 130
+    assert seconds < 1
+    assert capsys.readouterr() == ("", "do.py: interrupted\n")
+    assert signal.set_wakeup_fd(wakeup) == -1
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def run(code: str, *, read: bool = True) -> tuple[int, str, str]:
+    """Exit code, output and errors of a command in its own process, in a locale of ASCII."""
+    program = f"""if True:
+    import hashlib, os, sys, threading
+    from mstg_jax.command import command
+
+    @command("do.py")
+    def main(argv):
+        {code}
+        return 0
+
+    sys.exit(main([]))"""
+    locale = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    process = subprocess.Popen(
+        [sys.executable, "-c", program],
+        cwd=ROOT,
+        env=os.environ | locale | {"PYTHONUNBUFFERED": ""},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        encoding="utf-8",
+    )
+    if not read:
+        assert process.stdout is not None
+        process.stdout.close()
+    out, errors = process.communicate(timeout=60)
+    return process.returncode, out, errors
+
+
+def test_ctrl_c_ends_what_never_asks_python():
+    """As XLA while it compiles: here a hash that takes minutes."""
+    code = """threading.Timer(0.2, os.kill, (os.getpid(), 2)).start()
+        hashlib.pbkdf2_hmac("sha256", b"", b"", 10**9)"""
+    assert run(code) == (130, "", "do.py: interrupted\n")
+
+
+def test_a_reader_that_has_left_ends_the_command_quietly():
+    assert run("print('a line', flush=True)", read=False) == (141, "", "")
+    assert run("print('a table', end='')", read=False) == (141, "", "")
+
+
+def test_any_terminal_can_show_the_output():
+    assert run(r"print('PSNR (dB) \u2191')") == (0, "PSNR (dB) \\u2191\n", "")
+
+
+@pytest.mark.parametrize("where", ["file", "file/below", "/proc/below"])
+def test_a_folder_that_takes_no_results_is_refused_by_flag_path_and_reason(tmp_path, where: str):
+    (tmp_path / "file").touch()
+    folder = tmp_path / where
+    with pytest.raises(UserError, match=rf"^--out {folder} cannot be written: [A-Z].* \({folder}"):
+        usable("--out", folder)
+
+
+def test_a_full_disk_is_named_by_its_flag():
+    def fill() -> None:
+        with writing("--json", "/dev/full"), open("/dev/full", "w", encoding="utf-8") as file:
+            file.write("much")
+
+    with pytest.raises(UserError, match=r"^--json /dev/full cannot be written: No space left on d"):
+        fill()
+
+
+def test_a_folder_of_results_is_made_and_left_empty(tmp_path):
+    usable("--out", tmp_path / "new" / "folder")
+    assert [p.name for p in tmp_path.rglob("*")] == ["new", "folder"]
