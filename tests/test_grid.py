@@ -155,7 +155,7 @@ def test_a_pair_is_brought_to_eds_orientation(tmp_path: Path):
     nib.save(nib.Nifti1Image(ed.T, OBLIQUE), tmp_path / "ed.nii")
     stored, affine = turned(es, OBLIQUE, np.array(TURNS[30]))
     nib.save(nib.Nifti1Image(stored.T, affine), tmp_path / "es.nii")
-    patient = read_pair(tmp_path / "ed.nii", tmp_path / "es.nii")
+    patient = read_pair(tmp_path / "ed.nii", tmp_path / "es.nii", 300.0)
     assert np.array_equal(patient.frames, [ed, es])
     assert np.allclose(patient.affine, OBLIQUE)
     assert patient.spacing == pytest.approx((10, 1.5, 1.25))

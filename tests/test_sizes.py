@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from acdc_files import ZOOMS, config_of, edit_header, make_patient, save, write
 
+from mstg_jax import runs
 from mstg_jax.config import Config, DataConfig, SettingsError, check, from_json, to_json
 from mstg_jax.data.acdc import read_patient
 from mstg_jax.data.export import write_sequence
@@ -16,6 +17,7 @@ from mstg_jax.data.nifti import DataError
 from mstg_jax.data.pair import read_pair
 from mstg_jax.data.patient import Patient
 from mstg_jax.data.pipeline import example_of, load_examples
+from mstg_jax.evaluation.__main__ import Settings, read_configs
 
 PIXDIM, UNITS, SROW = 80, 123, 280  # byte offsets in a NIfTI-1 header
 
@@ -99,7 +101,7 @@ def test_a_range_that_few_voxels_set_is_a_note(folder: Path):
     assert len(notes) == 1
     assert notes[0].startswith("ED reaches from 0 to 32767 but 99.8 % of its voxels lie in 0 to ")
     ed, es = (folder / f"patient007_frame{number:02d}.nii.gz" for number in (1, 4))
-    assert read_pair(ed, es).notes == notes
+    assert read_pair(ed, es, 300.0).notes == notes
 
 
 def test_percentiles_set_the_range_and_nothing_is_clipped(folder: Path):
@@ -143,6 +145,15 @@ def test_the_cache_follows_the_percentiles(tmp_path: Path):
 def test_percentiles_are_two_numbers_in_order(wrong: tuple[float, float]):
     with pytest.raises(SettingsError, match=r"data\.percentiles is .* two numbers in \[0, 100\]"):
         check(Config(data=DataConfig(percentiles=wrong)))
+
+
+def test_runs_of_other_percentiles_are_not_compared(tmp_path: Path):
+    for name, high in ("a", 100.0), ("b", 99.9):
+        data = DataConfig(root="acdc", percentiles=(0.0, high))
+        runs.create(Config(data=data, run=str(tmp_path / name)))
+    both = (str(tmp_path / "a"), str(tmp_path / "b"))
+    with pytest.raises(SettingsError, match=r"data\.percentiles \(0\.0, 99\.9\) but"):
+        read_configs(Settings(runs=both, out=tmp_path))
 
 
 def test_runs_from_before_the_percentiles_have_the_whole_range():

@@ -54,9 +54,7 @@ def read_stored(path: Path) -> Stored:
         if not single:
             raise ValueError("its header belongs to a pair of files; name it .hdr, beside the .img")
         if offset < start:
-            raise ValueError(
-                f"its vox_offset is {offset}, but its header alone takes {start} bytes"
-            )
+            raise ValueError(f"its vox_offset is {offset}, but must be {start} or more")
         return Stored(header, offset, data, notes)
     head, notes = unpacked(_partner(path, ".hdr"))
     header, single = _header(head)
