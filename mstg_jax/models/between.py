@@ -41,7 +41,9 @@ class BetweenNet(MotionCoder):
             else None
         )
         self.deformation = DeformationNet(channels, ci=4, co=outputs, rng=rng)
-        self.course = nnx.Param(jnp.zeros(2)) if motion.time_course else None
+        self.course = (
+            nnx.Param(jnp.asarray(np.zeros(2, np.float32))) if motion.time_course else None
+        )
 
     def motion(self, ed: Image, es: Image, code: Image, gamma: Float[Array, " b"]) -> Motion:
         """The flows vanish at their own end, where the frame is that end exactly."""
