@@ -183,7 +183,8 @@ def main(settings: Settings) -> None:
             "rounds": settings.rounds,
             "rows": [row._asdict() for row in rows],
         }
-        settings.json.write_text(json.dumps(figures, indent=1), encoding="utf-8")
+        path = settings.json.expanduser()  # `--json=~/x`, which a shell leaves as it is
+        path.write_text(json.dumps(figures, indent=1), encoding="utf-8")
 
 
 if __name__ == "__main__":

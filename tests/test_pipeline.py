@@ -1,4 +1,5 @@
 import dataclasses
+import errno
 import os
 import shutil
 import subprocess
@@ -11,7 +12,7 @@ from acdc_files import SIZE, config_of, make_patient, set_info, write
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mstg_jax.config import DataConfig
+from mstg_jax.config import DataConfig, UserError
 from mstg_jax.data import pipeline
 from mstg_jax.data.acdc import DataError, read_patient
 from mstg_jax.data.cache import staged
@@ -102,6 +103,25 @@ def test_an_interrupted_write_leaves_no_entry(tmp_path: Path, monkeypatch):
     with pytest.raises(KeyboardInterrupt):
         load_examples(config_of(tmp_path))
     assert entries(tmp_path) == []
+
+
+@pytest.mark.parametrize("phantom", [False, True])
+@pytest.mark.parametrize("full", [False, True])
+def test_a_cache_that_cannot_be_written_is_named(tmp_path: Path, monkeypatch, phantom, full):
+    """Because the disk is full, or the path is that of a file."""
+    write(tmp_path / "acdc", 1, 2)
+    config = config_of(tmp_path)
+    config = dataclasses.replace(config, root=None if phantom else config.root)
+    if full:
+
+        def no_room(*_, **__):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+        monkeypatch.setattr(Path, "mkdir", no_room)
+    else:
+        Path(config.cache).touch()
+    with pytest.raises(UserError, match=r"--data\.cache .*/cache cannot be written: \w+"):
+        load_examples(config)
 
 
 def test_two_processes_may_write_the_same_entry(tmp_path: Path):

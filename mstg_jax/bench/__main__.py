@@ -10,12 +10,15 @@ import platform
 import statistics
 import subprocess
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
+from mstg_jax import files
 from mstg_jax.bench.worker import QUANTITIES, Quantity, Request
-from mstg_jax.config import PRESETS, SettingsError, check
+from mstg_jax.command import command
+from mstg_jax.config import PRESETS, SettingsError, UserError, check
 
 
 @dataclass(frozen=True)
@@ -43,7 +46,7 @@ class Row(NamedTuple):
     peak: float  # MB
 
 
-class BenchError(RuntimeError):
+class BenchError(UserError):
     """A worker could not do its part; the message has its last words."""
 
 
@@ -115,24 +118,27 @@ def line(rows: list[Row]) -> str:
     return f"| {base.quantity} | {' | '.join(cells)} |"
 
 
-def main(settings: Settings) -> None:
+@command("bench")
+def main(argv: Sequence[str]) -> int:
+    import tyro  # Not above: from `command` on Ctrl-C shows no traceback.
+
+    settings = tyro.cli(Settings, args=argv, prog="python -m mstg_jax.bench")
+    if settings.json:
+        files.usable("--json", settings.json.parent)
     if unknown := set(settings.presets) - set(PRESETS):
-        raise SystemExit(f"no preset {sorted(unknown)}; there are {', '.join(PRESETS)}")
+        raise SettingsError(f"no preset {sorted(unknown)}; there are {', '.join(PRESETS)}")
     for name in (*settings.presets, *(["ddm"] if settings.vs else [])):
         config = PRESETS[name][1]
         try:
             check(replace(config, data=replace(config.data, size=settings.size)))
         except SettingsError as error:
-            raise SystemExit(f"{name}: {error}") from None
+            raise SettingsError(f"{name}: {error}") from None
     names = (["PyTorch, DDM"] if settings.vs else []) + list(settings.presets)
     print(f"| 1 x {' x '.join(map(str, settings.size))} | {' | '.join(names)} |")
     print("|---" * (1 + len(names)) + "|", flush=True)
     rows: list[Row] = []
     for quantity in settings.quantities:
-        try:
-            rows += (own := measure(quantity, settings))
-        except BenchError as error:
-            raise SystemExit(str(error)) from None
+        rows += (own := measure(quantity, settings))
         print(line(own), flush=True)
         if settings.json:
             figures = {
@@ -141,10 +147,10 @@ def main(settings: Settings) -> None:
                 "size": settings.size,
                 "rows": [row._asdict() for row in rows],
             }
-            settings.json.write_text(json.dumps(figures, indent=1), encoding="utf-8")
+            with files.writing("--json", settings.json):
+                files.write_text(settings.json, json.dumps(figures, indent=1))
+    return 0
 
 
 if __name__ == "__main__":
-    import tyro
-
-    main(tyro.cli(Settings, prog="python -m mstg_jax.bench"))
+    sys.exit(main(sys.argv[1:]))

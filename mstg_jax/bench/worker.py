@@ -3,6 +3,7 @@
 import ctypes
 import json
 import os
+import signal
 import sys
 import time
 from collections.abc import Callable
@@ -54,6 +55,7 @@ def peak() -> float:
 
 
 def main(text: str) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # who asks answers Ctrl-C, and ends this process
     # Only answers go to stdout, whatever the libraries print.
     answers = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)

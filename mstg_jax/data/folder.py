@@ -12,8 +12,6 @@ ENDS = (".nii.gz", ".nii", ".hdr", ".hdr.gz", ".img", ".img.gz")
 """In upper or lower case; of two files of one kind the first of these is read."""
 END = re.compile(f"({'|'.join(map(re.escape, ENDS))})$", re.IGNORECASE)
 NAME = re.compile(f"(4d|frame0*([0-9]+))(_gt)?{END.pattern}", re.IGNORECASE)
-
-
 INFO = "Info.cfg"
 
 

@@ -19,6 +19,7 @@ from mstg_jax.data.folder import expanded
 from mstg_jax.data.geometry import Geometry
 from mstg_jax.data.nifti import DataError
 from mstg_jax.data.patient import Patient
+from mstg_jax.files import writing
 
 if TYPE_CHECKING:
     import grain
@@ -89,7 +90,8 @@ def _phantom(config: DataConfig) -> Path:
     name = "phantom-" + "-".join(str(n) for n in (*patients, *size, seed))
     root = expanded(config.cache) / name
     print(f"no data.root given: using the beating-heart phantom in {root}")
-    return write_phantom(root, patients, size, seed)
+    with writing("--data.cache", config.cache):
+        return write_phantom(root, patients, size, seed)
 
 
 def _split(
@@ -125,7 +127,7 @@ def _example(folder: Path, config: DataConfig) -> Example:
         return _read_entry(entry, folder)
     except (OSError, EOFError, ValueError, KeyError, TypeError):
         shutil.rmtree(entry, ignore_errors=True)
-    with staged(entry) as partial:
+    with writing("--data.cache", config.cache), staged(entry) as partial:
         _write_entry(partial, folder, config)
     return _read_entry(entry, folder)
 

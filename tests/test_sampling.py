@@ -1,0 +1,99 @@
+"""sample.py in this process: what it leaves in which folder, and what it says before it starts."""
+
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import nibabel as nib
+import pytest
+
+import sample
+from mstg_jax import runs
+from mstg_jax.config import PRESETS
+from mstg_jax.data.pipeline import data_root
+from mstg_jax.methods import make_method
+from mstg_jax.training.checkpoint import Checkpoints
+from mstg_jax.training.state import init_state, make_optimiser
+
+RESULTS = {"sequence.nii.gz", "animation.gif", "frames.png", "slices.png", "metrics.json"}
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory) -> Path:
+    """A folder with an untrained run, the phantom, and the phantom's patients as pairs of files."""
+    folder = tmp_path_factory.mktemp("sampling")
+    config = replace(PRESETS["demo-tiny"][1], method="voxelmorph", run=str(folder / "run"))
+    config = replace(config, data=replace(config.data, cache=str(folder)))
+    with Checkpoints(runs.create(config)) as checkpoints:
+        optimiser = make_optimiser(config.optim, config.train.steps)
+        checkpoints.save(init_state(make_method(config), optimiser, 0)[1], config)
+    patients = sorted(data_root(config.data).glob("*/patient*"))
+    for patient, pair in zip(patients, ("a/p1", "b/p1", "b/p2"), strict=False):
+        (folder / pair).mkdir(parents=True)
+        frames = sorted(p for p in patient.glob("*_frame*.nii.gz") if "_gt" not in p.name)
+        for path, name in zip(frames, ("ED", "ES"), strict=True):
+            shutil.copy(path, folder / pair / f"{name}.nii.gz")
+    return folder
+
+
+@pytest.fixture
+def call(place: Path, commands_in, capsys, tmp_path):
+    """sample.main beside the run, into tmp_path; what it printed, or said where it failed."""
+    commands_in(place)
+
+    def run(*args: str, code: int = 0) -> str:
+        assert sample.main(["--run", "run", "--out", str(tmp_path), *args]) == code
+        return capsys.readouterr()[bool(code)]
+
+    return run
+
+
+def pair(name: str) -> tuple[str, ...]:
+    return "--ed", f"{name}/ED.nii.gz", "--es", f"{name}/ES.nii.gz", "--frames", "3"
+
+
+def names(folder: Path) -> set[str]:
+    return {path.name for path in folder.iterdir()}
+
+
+def test_a_patients_folder_holds_the_results_of_one_call(call, tmp_path):
+    call("--patient", "patient005", "--labels", "--flow")
+    folder = tmp_path / "patient005"
+    assert names(folder) == RESULTS | {"labels.nii.gz", "flow.nii.gz"}
+    (folder / "notes.txt").touch()
+    call("--patient", "patient005")
+    assert names(folder) == RESULTS | {"notes.txt"}
+
+
+def test_a_call_that_fails_leaves_the_earlier_results(call, tmp_path):
+    call(*pair("a/p1"))
+    (folder,) = tmp_path.iterdir()
+    before = {path: path.read_bytes() for path in folder.iterdir()}
+    assert "has no labels to warp" in call(*pair("a/p1"), "--labels", code=1)
+    assert {path: path.read_bytes() for path in folder.iterdir()} == before
+
+
+def test_pairs_of_two_patients_never_share_a_folder(call, tmp_path):
+    """Neither by their files' names nor by their folders'; the same pair has the same one."""
+    for name in ("a/p1", "b/p1", "b/p2", "a/p1"):
+        assert f" -> {tmp_path}/{name[2:]}-ED-" in call(*pair(name))
+    assert [name[:6] for name in sorted(names(tmp_path))] == ["p1-ED-", "p1-ED-", "p2-ED-"]
+    for folder in tmp_path.iterdir():
+        assert names(folder) == RESULTS - {"metrics.json"}
+        assert nib.Nifti1Image.from_filename(folder / "sequence.nii.gz").shape[3] == 3
+
+
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        (("--ed", "absent.nii", "--es", "b/p1/ES.nii.gz"), "absent.nii: no such file"),
+        (("--patient", "patient999"), "has no patient999"),
+        (("--data.root", "absent"), "absent: no such folder"),
+        (("--out", "run/config.json"), "--out run/config.json cannot be written: File exists"),
+    ],
+)
+def test_wrong_files_and_names_are_told_before_the_model_is_loaded(
+    call, args, message, monkeypatch
+):
+    monkeypatch.setattr(sample, "sample", None)
+    assert message in call(*args, code=1)
