@@ -41,10 +41,10 @@ def sample(
     from mstg_jax.evaluation.protocol import average
     from mstg_jax.evaluation.tables import score_table
     from mstg_jax.methods import TRIVIAL, generate_sequence, make_method, new_model
-    from mstg_jax.methods.platform import keep_programs
+    from mstg_jax.methods.platform import prepare
     from mstg_jax.training.checkpoint import load_model
 
-    keep_programs(config.data.cache)
+    prepare(config.data.cache)
     method = make_method(config)
     model, step = load_model(run, config, method)
     print(f"{config.method} of {run}, step {step} -> {out}")

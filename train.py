@@ -15,11 +15,11 @@ def main(argv: Sequence[str]) -> int:
     # Everything below takes seconds to import; --help and wrong flags should not wait for it.
     import jax
 
-    from mstg_jax.methods.platform import keep_programs
+    from mstg_jax.methods.platform import prepare
 
     if config.train.distributed:
         jax.distributed.initialize()
-    keep_programs(config.data.cache)
+    prepare(config.data.cache)
     return train(config)
 
 

@@ -30,9 +30,9 @@ class Request(NamedTuple):
 def prepare(request: Request) -> Callable[[], object]:
     """What is measured; it returns when it is done."""
     if request.side == "jax":
-        from mstg_jax.bench.workloads import prepare as prepare_jax
+        from mstg_jax.bench.workloads import prepared
 
-        return prepare_jax(request.preset, request.quantity, request.size)
+        return prepared(request.preset, request.quantity, request.size)
     if not (TESTS / "torch_reference").is_dir():
         raise FileNotFoundError(
             f"{TESTS}: no torch_reference there; --vs torch runs from a checkout of mstg_jax"

@@ -12,18 +12,18 @@ from jax import numpy as jnp
 from mstg_jax.bench.worker import FRAMES, Quantity
 from mstg_jax.config import PRESETS, Config
 from mstg_jax.methods import Method, generate_sequence, make_method, new_model
-from mstg_jax.methods.platform import compiler_options, keep_programs
+from mstg_jax.methods.platform import compiler_options, prepare
 from mstg_jax.models.deformation import warp
 from mstg_jax.training.sharding import make_mesh, replicate, to_device
 from mstg_jax.training.state import init_state, make_optimiser
 from mstg_jax.training.step import make_train_step
 
 
-def prepare(preset: str, quantity: Quantity, size: tuple[int, int, int]) -> Callable[[], object]:
+def prepared(preset: str, quantity: Quantity, size: tuple[int, int, int]) -> Callable[[], object]:
     """A call does it once and waits; the first one compiles. Volumes are noise in [0, 1]."""
     config = PRESETS[preset][1]
     config = replace(config, data=replace(config.data, size=size))
-    keep_programs(config.data.cache)
+    prepare(config.data.cache)
     method = make_method(config)
     ed, es = np.random.default_rng(0).random((2, *size), np.float32)
     if quantity == "training step":
@@ -47,9 +47,9 @@ def prepare(preset: str, quantity: Quantity, size: tuple[int, int, int]) -> Call
 def _step(config: Config, method: Method, ed: np.ndarray, es: np.ndarray) -> Callable[[], object]:
     optimiser = make_optimiser(config.optim, config.train.steps)
     mesh = make_mesh(jax.device_count())  # the volume once on each device
-    graph, state = init_state(method, optimiser, config.train.seed)
+    structure, state = init_state(method, optimiser, config.train.seed)
     state = replicate(state, mesh)
-    step = make_train_step(method, graph, optimiser, config.optim, mesh)
+    step = make_train_step(method, structure, config.optim, mesh)
     batch = {"ed": ed[None], "es": es[None], "fov": np.ones_like(es)[None]}
     batch |= {"frames": es[None, None], "gammas": np.ones((1, 1), np.float32)}
     on_device = to_device({k: x.repeat(mesh.size, axis=0) for k, x in batch.items()}, mesh)
@@ -57,7 +57,7 @@ def _step(config: Config, method: Method, ed: np.ndarray, es: np.ndarray) -> Cal
 
     def run() -> None:
         nonlocal state
-        state, metrics = step(state, on_device, key)
+        state, metrics = step(state, on_device, key, config.train.steps)
         float(metrics["loss"])
 
     return run

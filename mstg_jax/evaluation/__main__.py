@@ -67,10 +67,10 @@ def evaluate(settings: Settings) -> None:
     from mstg_jax.evaluation import records
     from mstg_jax.evaluation.comparison import compare
     from mstg_jax.evaluation.report import write_report
-    from mstg_jax.methods.platform import keep_programs
+    from mstg_jax.methods.platform import prepare
 
     shared = next(iter(configs.values())).data
-    keep_programs(shared.cache)
+    prepare(shared.cache)
     contenders = load(configs)
     training, validation = load_examples(shared)
     print(f"{len(contenders)} methods, {len(validation)} patients, protocol {settings.protocol}")

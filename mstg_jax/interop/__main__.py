@@ -63,18 +63,19 @@ def from_torch(command: FromTorch) -> None:
     from mstg_jax import interop
     from mstg_jax.methods import make_method
     from mstg_jax.training.checkpoint import Checkpoints
-    from mstg_jax.training.state import init_state, make_optimiser, parameter_count
+    from mstg_jax.training.state import as_vector, init_state, make_optimiser
 
     config = replace(settings(command), run=str(command.out), resume=False)
     runs.check_free(config, "--out")
     tensors = interop.read_tensors(command.checkpoint)
     optimiser = make_optimiser(config.optim, config.train.steps)
-    _, state = init_state(make_method(config), optimiser, config.train.seed)
-    params = interop.from_torch(tensors, state.params, config)
+    structure, state = init_state(make_method(config), optimiser, config.train.seed)
+    params = interop.from_torch(tensors, structure.params(state.params), config)
+    weights = as_vector(params)
     run = runs.create(config, "--out")
-    with Checkpoints(run) as checkpoints:
-        checkpoints.save(state._replace(params=params, ema=params), config)
-    print(f"{command.checkpoint}: {parameter_count(params):,} parameters -> {run}")
+    with Checkpoints(run, structure) as checkpoints:
+        checkpoints.save(state._replace(params=weights, ema=weights), config)
+    print(f"{command.checkpoint}: {weights.size:,} parameters -> {run}")
 
 
 def to_torch(command: ToTorch) -> None:

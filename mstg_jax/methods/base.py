@@ -1,7 +1,7 @@
 """What a way of generating frames must offer, and the one place where a sequence is generated."""
 
 from collections.abc import Callable
-from functools import partial
+from functools import cache
 from typing import Any, NamedTuple, Protocol, TypeVar, runtime_checkable
 
 import jax
@@ -96,9 +96,15 @@ def by_frame(make: Callable[[Float[Array, " b"]], Made], gammas: Float[Array, "b
     return jax.tree.map(lambda x: jnp.moveaxis(x, 0, 1), made)
 
 
-@partial(jax.jit, static_argnums=(0, 1), compiler_options=compiler_options())
-def _generate(method: Method, graph: nnx.GraphDef, params, ed, es, gammas, key) -> Generated:
-    return method.generate(nnx.merge(graph, params), ed, es, gammas, key)
+@cache
+def _generate() -> Callable[..., Generated]:
+    """Made when it is first needed: asking for the compiler's options starts JAX's backend, which
+    must not happen before processes have joined."""
+
+    def generate(method: Method, graph: nnx.GraphDef, params, ed, es, gammas, key) -> Generated:
+        return method.generate(nnx.merge(graph, params), ed, es, gammas, key)
+
+    return jax.jit(generate, static_argnums=(0, 1), compiler_options=compiler_options())
 
 
 def new_model(method: Method, seed: int) -> Model:
@@ -130,6 +136,6 @@ def generate_sequence(
     count = len(gammas)
     padded = np.pad(gammas, (0, -count % FRAMES_PER_PROGRAM), mode="edge")
     images = (jnp.asarray(x)[None, ..., None] for x in (ed, es))
-    out = _generate(method, *model, *images, jnp.asarray(padded)[None], jax.random.key(seed))
+    out = _generate()(method, *model, *images, jnp.asarray(padded)[None], jax.random.key(seed))
     flow = None if out.flow is None else np.asarray(out.flow[0, :count])
     return Sequence(np.asarray(out.frames[0, :count, ..., 0]), flow)

@@ -1,5 +1,6 @@
 """What the networks want of the compiler on the platform they run on."""
 
+import os
 from pathlib import Path
 
 import jax
@@ -8,17 +9,26 @@ import jax
 # 9.4 s against 4.6 s for DDM's step at 32 x 128 x 128 (2 cores, jax 0.10.2).
 CPU_OPTIONS = {"xla_cpu_experimental_ynn_fusion_type": ""}
 
+# XLA's newer emitters of fusions unroll every loop, and LLVM then compiles each of thousands:
+# FIGURES. An XLA that does not know an option ignores it.
+QUICK_TO_COMPILE = ("xla_cpu_disable_new_fusion_emitters", "xla_cpu_disable_loop_unrolling")
+
 
 def compiler_options() -> dict[str, str] | None:
     """For jax.jit; asking starts JAX's backend."""
     return CPU_OPTIONS if jax.default_backend() == "cpu" else None
 
 
-def keep_programs(cache: str) -> None:
-    """Keep compiled programs below the cache folder: a second start does not compile again.
+def prepare(cache: str) -> None:
+    """For every command that computes, before JAX's backend starts.
 
-    JAX_COMPILATION_CACHE_DIR wins.
+    Keeps compiled programs below the cache folder: a second start does not compile again. What
+    JAX_COMPILATION_CACHE_DIR and XLA_FLAGS say wins.
     """
+    flags = os.environ.get("XLA_FLAGS", "")
+    if "xla_backend_extra_options" not in flags:
+        extra = f"--xla_backend_extra_options={','.join(QUICK_TO_COMPILE)}"
+        os.environ["XLA_FLAGS"] = f"{flags} {extra}".strip()
     if jax.config.values["jax_compilation_cache_dir"] is None:
         folder = Path(cache).expanduser() / "programs"
         jax.config.update("jax_compilation_cache_dir", str(folder))

@@ -22,7 +22,7 @@ from mstg_jax.files import reason
 from mstg_jax.methods import Method
 from mstg_jax.methods.base import Model
 from mstg_jax.training.quiet import quiet
-from mstg_jax.training.state import TrainState, init_state, make_optimiser
+from mstg_jax.training.state import Structure, TrainState, init_state, make_optimiser
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -36,9 +36,9 @@ class Checkpoints:
     file of the run, cannot be written. A save is complete or absent: orbax renames it into place.
     """
 
-    def __init__(self, run: Path, keep: int = 3, *, write: bool = True):
+    def __init__(self, run: Path, structure: Structure, keep: int = 3, *, write: bool = True):
         """write: for training; else the folder stays as it is."""
-        self.run, self._keep, self._write = run, keep, write
+        self.run, self._structure, self._keep, self._write = run, structure, keep, write
         self.folder = (run / "checkpoints").resolve()
         self._pending = 0
 
@@ -90,13 +90,14 @@ class Checkpoints:
         step = int(state.step)
         if step == self._manager.latest_step():
             return
+        named = self._structure.in_trees(state)
         items: dict[str, Any] = {
-            "state": ocp.args.StandardSave(_plain(state)),
+            "state": ocp.args.StandardSave(_plain(named)),
             "config": ocp.args.JsonSave(to_json(config)),
         }
         if batches is not None:
             items["data"] = grain.checkpoint.CheckpointSave(batches)
-        contents = {"items": list(items), "crc32": _crc32(state)}
+        contents = {"items": list(items), "crc32": _crc32(named)}
         items["contents"] = ocp.args.JsonSave(contents)
         self._wait()
         self._pending = step
@@ -120,9 +121,9 @@ class Checkpoints:
             f"{self._newest()}; once that is mended, continue with --resume --run {self.run}"
         )
 
-    def restore(self, like: TrainState, batches: "Iterator[Any] | None" = None) -> TrainState:
-        """The newest sound checkpoint, with the shardings of `like`; `batches` moves to its
-        position, if it has one: converted weights have none.
+    def restore(self, batches: "Iterator[Any] | None" = None) -> TrainState:
+        """The newest sound checkpoint, on the host; `batches` moves to its position, if it has
+        one: converted weights have none.
 
         Damaged ones that are newer are named in a warning and, to train on, put aside.
 
@@ -131,7 +132,7 @@ class Checkpoints:
         damaged: dict[int, str] = {}
         for step in sorted(self._manager.all_steps(), reverse=True):
             try:
-                state = self._read(step, like, batches)
+                state = self._read(step, batches)
             except Exception as error:  # whatever orbax, TensorStore and grain make of the bytes
                 damaged[step] = _short(error)
                 continue
@@ -144,11 +145,10 @@ class Checkpoints:
             f"no checkpoint in {self.folder}: the run ended before its first; train it anew"
         )
 
-    def _read(
-        self, step: int, like: TrainState, batches: "Iterator[Any] | None" = None
-    ) -> TrainState:
+    def _read(self, step: int, batches: "Iterator[Any] | None" = None) -> TrainState:
         """Raises ValueError if the arrays are not those that were saved; orbax does not look."""
-        template = jax.tree.map(ocp.utils.to_shape_dtype_struct, _plain(like))
+        like = self._structure.named
+        template = jax.tree.map(lambda x: np.broadcast_to(x.dtype.type(0), x.shape), _plain(like))
         items: dict[str, Any] = {"state": ocp.args.StandardRestore(template)}
         folder = self.folder / str(step)
         if known := (folder / "contents").exists():
@@ -163,7 +163,7 @@ class Checkpoints:
         if batches is not None and ("data" in saved or (folder / "data").exists()):
             position = grain.checkpoint.CheckpointRestore(batches)
             self._manager.restore(step, args=ocp.args.Composite(data=position))
-        return state
+        return self._structure.in_vectors(state)
 
     def _put_aside(self, damaged: dict[int, str], sound: int) -> None:
         """Training saves these steps again, and orbax nothing that is older than the newest."""
@@ -190,10 +190,10 @@ def load_model(run: Path, config: Config, method: Method) -> tuple[Model, int]:
     Raises UserError if there is no checkpoint, or none is sound.
     """
     optimiser = make_optimiser(config.optim, config.train.steps)
-    graph, like = init_state(method, optimiser, seed=0)
-    with Checkpoints(run, write=False) as checkpoints:
-        state = checkpoints.restore(like)
-    return (graph, state.ema), int(state.step)
+    structure, _ = init_state(method, optimiser, seed=0)
+    with Checkpoints(run, structure, write=False) as checkpoints:
+        state = checkpoints.restore()
+    return (structure.graph, structure.params(state.ema)), int(state.step)
 
 
 def _plain(state: TrainState) -> dict[str, Any]:

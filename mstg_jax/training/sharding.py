@@ -4,7 +4,7 @@ import jax
 import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
-from mstg_jax.config import SettingsError
+from mstg_jax.config import Config, SettingsError
 from mstg_jax.methods.base import Batch
 from mstg_jax.training.state import TrainState
 
@@ -33,6 +33,32 @@ def to_device(batch: dict[str, np.ndarray], mesh: Mesh) -> Batch:
         return jax.make_array_from_process_local_data(sharding, x[..., None] if x.ndim > 2 else x)
 
     return {name: put(batch[name]) for name in DEVICE_KEYS}
+
+
+def batch_shapes(config: Config, mesh: Mesh) -> dict[str, jax.ShapeDtypeStruct]:
+    """What `to_device` gives, before there is any data."""
+    volume, count = (*config.data.size, 1), frame_count(config)
+    shapes = {
+        "ed": volume,
+        "es": volume,
+        "frames": (count, *volume),
+        "gammas": (count,),
+        "fov": volume,
+    }
+    sharding = NamedSharding(mesh, PartitionSpec("data"))
+    return {
+        name: jax.ShapeDtypeStruct(
+            (config.train.batch, *shape),
+            np.bool_ if name == "fov" else np.float32,
+            sharding=sharding,
+        )
+        for name, shape in shapes.items()
+    }
+
+
+def frame_count(config: Config) -> int:
+    """Frames of a patient in one example."""
+    return config.diffusion.frames if config.method == "direct" else 1
 
 
 def replicate(state: TrainState, mesh: Mesh) -> TrainState:

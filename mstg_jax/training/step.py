@@ -1,8 +1,10 @@
 """The train step: one pure function of (state, batch, key), compiled once for the whole mesh."""
 
 from collections.abc import Callable
+from typing import Any
 
 import jax
+import numpy as np
 import optax
 from flax import nnx
 from jax import numpy as jnp
@@ -102,3 +104,10 @@ def _replaced(params: nnx.State, turn: Turn, part: nnx.State) -> nnx.State:
     whole = jax.tree.map(lambda x: x, params)
     whole[turn.part] = part
     return whole
+
+
+def compiled_step(
+    step: Any, state: TrainState, batch: dict[str, jax.ShapeDtypeStruct], key: PRNGKeyArray
+) -> TrainStep:
+    """The program of `make_train_step`'s step for batches of these shapes."""
+    return step.lower(state, batch, key, np.int32(0)).compile()
