@@ -13,13 +13,12 @@ from mstg_jax.config import Config, SettingsError, UserError, validating
 def main(argv: Sequence[str]) -> int:
     config = parse_train(argv)
     # Everything below takes seconds to import; --help and wrong flags should not wait for it.
-    import jax
-
     from mstg_jax.methods.platform import prepare
+    from mstg_jax.training.processes import join
 
-    if config.train.distributed:
-        jax.distributed.initialize()
     prepare(config.data.cache)
+    if config.train.distributed:
+        join()
     return train(config)
 
 
@@ -31,11 +30,19 @@ def train(config: Config) -> int:
     from mstg_jax import runs
     from mstg_jax.data.pipeline import load_examples, train_iterator
     from mstg_jax.methods import make_method
+    from mstg_jax.training.background import in_background
     from mstg_jax.training.checkpoint import Checkpoints
     from mstg_jax.training.log import RunLog
-    from mstg_jax.training.sharding import make_mesh, replicate, to_device
-    from mstg_jax.training.state import init_state, make_optimiser, parameter_count
-    from mstg_jax.training.step import make_train_step
+    from mstg_jax.training.processes import any_of_them, together
+    from mstg_jax.training.sharding import (
+        batch_shapes,
+        frame_count,
+        make_mesh,
+        replicate,
+        to_device,
+    )
+    from mstg_jax.training.state import init_state, make_optimiser
+    from mstg_jax.training.step import compiled_step, make_train_step
     from mstg_jax.training.stop import StopRequest
     from mstg_jax.training.validation import validate
 
@@ -45,39 +52,47 @@ def train(config: Config) -> int:
         raise SettingsError(
             f"method {config.method} has no parameters; sample.py shows it beside every run"
         )
-    training, validation = load_examples(config.data)
     mesh = make_mesh(settings.batch)
-    batches = train_iterator(
-        training,
-        batch=settings.batch // jax.process_count(),
-        seed=settings.seed,
-        frames=config.diffusion.frames if config.method == "direct" else 1,
-        augment=config.data.augment,
-        shard=(jax.process_index(), jax.process_count()),
+    structure, state = init_state(
+        method, make_optimiser(config.optim, settings.steps), settings.seed
     )
-    optimiser = make_optimiser(config.optim, settings.steps)
-    graph, state = init_state(method, optimiser, settings.seed)
-    state = replicate(state, mesh)
+    state, key = replicate(state, mesh), jax.random.key(settings.seed)
+    step_of = make_train_step(method, structure, config.optim, mesh)
     first = jax.process_index() == 0
+    say = print if first else (lambda text: None)
 
-    if config.resume:
-        run = runs.find(config.run)
-    else:
-        run = runs.create(config) if first else Path(str(config.run))
-    with Checkpoints(run, settings.keep) as checkpoints:
+    say("compiling the training step, while the data is read")
+    program = in_background(lambda: compiled_step(step_of, state, batch_shapes(config, mesh), key))
+    with together():
+        training, validation = load_examples(config.data)
+    with together():
         if config.resume:
-            state = checkpoints.restore(state, batches)
+            run = runs.find(config.run)
+        else:
+            run = runs.create(config) if first else Path(str(config.run))
+    with Checkpoints(run, structure, settings.keep) as checkpoints:
+        if config.resume:
+            with together():
+                state = replicate(checkpoints.restore(), mesh)
             if first:
                 runs.remember(run, config)
-            print(f"resumed {run} at step {int(state.step)}")
+            say(f"resumed {run} at step {int(state.step)}")
         start = int(state.step)
-        train_step = make_train_step(method, graph, optimiser, config.optim, mesh)
-        key = jax.random.key(settings.seed)
-        print(
-            f"{config.method}: {parameter_count(state.params):,} parameters, {len(training)} "
+        batches = train_iterator(
+            training,
+            batch=settings.batch // jax.process_count(),
+            seed=settings.seed,
+            frames=frame_count(config),
+            augment=config.data.augment,
+            shard=(jax.process_index(), jax.process_count()),
+            start=start,
+        )
+        say(
+            f"{config.method}: {state.params.size:,} parameters, {len(training)} "
             f"training and {len(validation)} validation patients, {jax.device_count()} x "
             f"{jax.devices()[0].device_kind} -> {run}"
         )
+        train_step = program.result()
         bar = tqdm(
             initial=start,
             total=settings.steps,
@@ -88,7 +103,9 @@ def train(config: Config) -> int:
         with RunLog(run, start, write=first) as log, StopRequest() as stop, bar:
             for step in range(start + 1, settings.steps + 1):
                 batch = next(batches)
-                state, metrics = train_step(state, to_device(batch, mesh), key)
+                state, metrics = train_step(
+                    state, to_device(batch, mesh), key, np.int32(settings.steps)
+                )
                 values = {name: float(value) for name, value in metrics.items()}
                 stop.listen()
                 bar.update()
@@ -103,21 +120,24 @@ def train(config: Config) -> int:
                 if step % settings.log_every == 0 or step == settings.steps:
                     log.add(step, "train", values)
                 if step % settings.save_every == 0 or step == settings.steps:
-                    checkpoints.save(state, config, batches)
+                    checkpoints.save(state, config)
                 if first and (step % settings.validate_every == 0 or step == settings.steps):
                     picture = run / "pictures" / f"step-{step:06d}.png"
                     chosen = validation[: settings.validate_patients]
-                    model = (graph, jax.device_get(state.ema))  # this process's own copy
+                    model = (structure.graph, structure.params(np.array(state.ema)))
                     scores = validate(quick, model, chosen, picture)
                     log.add(step, "validation", scores)
                     shown = ", ".join(f"{name} {value:.4g}" for name, value in scores.items())
                     bar.write(f"step {step}: {shown or 'nothing to score'}; {picture}")
-                if stop.requested:  # asked here, so that a request during validation is saved too
-                    checkpoints.save(state, config, batches)
+                # Asked here, so that a request during validation is saved too.
+                if stopped := any_of_them(stop.requested):
+                    checkpoints.save(state, config)
                     break
-    print(f"{'stopped' if stop.requested else 'done'} at step {int(state.step)}: {run}")
-    if stop.requested:
-        print(f"continue with: python train.py --resume --run {run}")
+            else:
+                stopped = False
+    say(f"{'stopped' if stopped else 'done'} at step {int(state.step)}: {run}")
+    if stopped:
+        say(f"continue with: python train.py --resume --run {run}")
     return 0
 
 

@@ -17,8 +17,8 @@ def compiled_step(preset, devices):
     same, split = (NamedSharding(mesh, PartitionSpec(*axes)) for axes in ((), ("data",)))
     config = PRESETS[preset][1]
     method, optimiser = make_method(config), make_optimiser(config.optim, 10)
-    graph, state = init_state(method, optimiser, 0)
-    step = make_train_step(method, graph, optimiser, config.optim, mesh)
+    structure, state = init_state(method, optimiser, 0)
+    step = make_train_step(method, structure, config.optim, mesh)
 
     def shape(x):
         return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=same)
@@ -34,4 +34,5 @@ def compiled_step(preset, devices):
         "gammas": batch(1),
         "fov": batch(*volume, dtype=jnp.bool_),
     }
-    return step.lower(jax.tree.map(shape, state), examples, shape(jax.random.key(0))).compile()
+    key, steps = shape(jax.random.key(0)), shape(jnp.zeros((), jnp.int32))
+    return step.lower(jax.tree.map(shape, state), examples, key, steps).compile()

@@ -50,15 +50,15 @@ def method(name: str, **settings):
 def trained(name: str):
     """The graph, each step's state on the host, and the metrics of so many steps on one batch."""
     optimiser = make_optimiser(OPTIM, 1)
-    graph, state = init_state(method(name), optimiser, seed=0)
+    structure, state = init_state(method(name), optimiser, seed=0)
     mesh = jax.make_mesh((1,), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
-    step = make_train_step(method(name), graph, optimiser, OPTIM, mesh)
-    states, metrics = [jax.device_get(state)], []
+    step = make_train_step(method(name), structure, OPTIM, mesh)
+    states, metrics = [structure.in_trees(state)], []
     for _ in range(30):
-        state, found = step(state, BATCH, jax.random.key(0))
-        states.append(jax.device_get(state))
+        state, found = step(state, BATCH, jax.random.key(0), 1)
+        states.append(structure.in_trees(state))
         metrics.append({key: float(value) for key, value in found.items()})
-    return graph, states, metrics
+    return structure.graph, states, metrics
 
 
 @pytest.mark.parametrize(

@@ -32,8 +32,9 @@ def write_run(folder: Path, cache: Path, *, saved: bool = True, **data: Any) -> 
     runs.create(config)
     if saved:
         optimiser = make_optimiser(config.optim, config.train.steps)
-        with Checkpoints(folder) as checkpoints:
-            checkpoints.save(init_state(make_method(config), optimiser, 0)[1], config)
+        structure, state = init_state(make_method(config), optimiser, 0)
+        with Checkpoints(folder, structure) as checkpoints:
+            checkpoints.save(state, config)
     return folder
 
 

@@ -24,9 +24,10 @@ def place(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("sampling")
     config = replace(PRESETS["demo-tiny"][1], method="voxelmorph", run=str(folder / "run"))
     config = replace(config, data=replace(config.data, cache=str(folder)))
-    with Checkpoints(runs.create(config)) as checkpoints:
-        optimiser = make_optimiser(config.optim, config.train.steps)
-        checkpoints.save(init_state(make_method(config), optimiser, 0)[1], config)
+    optimiser = make_optimiser(config.optim, config.train.steps)
+    structure, state = init_state(make_method(config), optimiser, 0)
+    with Checkpoints(runs.create(config), structure) as checkpoints:
+        checkpoints.save(state, config)
     patients = sorted(data_root(config.data).glob("*/patient*"))
     for patient, pair in zip(patients, ("a/p1", "b/p1", "b/p2"), strict=False):
         (folder / pair).mkdir(parents=True)

@@ -16,8 +16,8 @@ from jax.sharding import AxisType
 from mstg_jax.config import PRESETS, OptimConfig, SettingsError
 from mstg_jax.methods import make_method
 from mstg_jax.training.log import RunLog
-from mstg_jax.training.sharding import make_mesh, replicate, to_device
-from mstg_jax.training.state import init_state, make_optimiser
+from mstg_jax.training.sharding import batch_shapes, make_mesh, replicate, to_device
+from mstg_jax.training.state import as_vector, init_state, make_optimiser
 from mstg_jax.training.step import make_train_step
 from mstg_jax.training.stop import StopRequest
 
@@ -50,15 +50,15 @@ def steps_on(devices: int, count: int) -> tuple[list[float], jax.Array]:
     model = replace(config.model, channels=(4,), mixer_stages=(0,), branches=("spatial",))
     method = make_method(replace(config, model=model))
     optimiser = make_optimiser(optim, count)
-    graph, state = init_state(method, optimiser, seed=0)
-    step = make_train_step(method, graph, optimiser, optim, mesh)
+    structure, state = init_state(method, optimiser, seed=0)
+    step = make_train_step(method, structure, optim, mesh)
     state, key = replicate(state, mesh), jax.random.key(0)
     losses = []
     for _ in range(count):
-        state, metrics = step(state, to_device(batch_of(4), mesh), key)
+        state, metrics = step(state, to_device(batch_of(4), mesh), key, count)
         losses.append(float(metrics["loss"]))
     assert int(state.step) == count
-    return losses, jax.tree.leaves(state.ema)[0]
+    return losses, jax.tree.leaves(structure.params(state.ema))[0]
 
 
 def test_the_step_is_the_same_on_one_device_and_on_four():
@@ -100,6 +100,35 @@ def test_new_states_are_a_function_of_the_seed():
     assert any(not np.array_equal(a, b) for a, b in zip(first, other, strict=True))
 
 
+@pytest.mark.parametrize("name", ["voxelmorph", "cgan"])
+def test_weights_in_vectors_are_those_by_name(name: str):
+    """cgan takes turns: each part has its own state of the optimiser."""
+    structure, state = init_state(
+        make_method(replace(TINY, method=name)), make_optimiser(TINY.optim, 1), 0
+    )
+    assert all(x.ndim <= 1 for x in jax.tree.leaves(state))
+    numbered = jax.tree.map(lambda x: np.arange(x.size, dtype=x.dtype).reshape(x.shape), state)
+    named = structure.in_trees(numbered)
+    chex.assert_trees_all_equal_shapes(named, structure.named)
+    chex.assert_trees_all_equal(structure.in_vectors(named), numbered)
+    chex.assert_trees_all_equal(structure.params(numbered.params), named.params)
+    chex.assert_trees_all_equal(as_vector(named.params), numbered.params)
+
+
+def test_a_longer_run_is_no_other_program():
+    """The length is an argument of the step."""
+    method = make_method(replace(TINY, method="voxelmorph"))
+    structure, state = init_state(method, make_optimiser(TINY.optim, 1), 0)
+    mesh = make_mesh(4)
+    shapes = batch_shapes(replace(TINY, train=replace(TINY.train, batch=4)), mesh)
+    step = make_train_step(method, structure, TINY.optim, mesh)
+    texts = [
+        step.lower(state, shapes, jax.random.key(0), np.int32(steps)).as_text()
+        for steps in (10, 20)
+    ]
+    assert texts[0] == texts[1]
+
+
 def test_a_resumed_log_drops_what_will_be_done_again(tmp_path):
     path = tmp_path / "metrics.jsonl"
     with RunLog(tmp_path, 0, write=True) as log:
@@ -133,4 +162,4 @@ def test_untrainable_methods_build_a_model_without_parameters():
     method = make_method(replace(TINY, method="copy"))
     assert not method.trainable
     _, state = init_state(method, make_optimiser(TINY.optim, 1), 0)
-    assert not jax.tree.leaves(state.params)
+    assert state.params.shape == (0,)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from jaxtyping import Bool, Float32, UInt8
 
-from mstg_jax.config import DataConfig, SettingsError
+from mstg_jax.config import DataConfig
 from mstg_jax.data.acdc import find_patients, read_patient
 from mstg_jax.data.cache import cache_key, staged
 from mstg_jax.data.folder import expanded
@@ -197,40 +197,35 @@ def train_iterator(
     frames: int = 1,
     augment: bool,
     shard: tuple[int, int] = (0, 1),
+    start: int = 0,
 ) -> "grain.DatasetIterator[dict[str, np.ndarray]]":
-    """Endless batches of this shard's patients, shuffled anew each epoch, a function of the seed.
+    """Endless batches, a function of the seed, from number `start` on; this shard's part of each.
+
+    One stream of examples, with the patients shuffled anew each epoch, is cut into batches, and
+    each batch evenly over the shards (index, count): all shards together see the same batches
+    whatever their number. batch: examples of a shard's part.
 
     ed, es: float32 (b d h w); frames: float32 (b f d h w), strictly between ED and ES, sorted, at
     gammas: float32 (b f); labels_ed, labels_es: uint8 (b d h w), 255 where a patient has none;
-    fov: bool (b d h w); patient: int32 (b), index into examples. shard: (index, count).
-
-    The iterator's get_state and set_state continue it exactly. Raises SettingsError if the shard
-    has fewer patients than a batch.
+    fov: bool (b d h w); patient: int32 (b), index into examples.
     """
     import grain  # Here because grain imports jax, and reading data should not wait for that.
 
     index, count = shard
-    own = len(range(index, len(examples), count))
-    if own < batch:
-        raise SettingsError(
-            f"shard {index} of {count} has {own} of {len(examples)} patients but its batch needs "
-            f"{batch}; use a smaller batch, fewer processes or more patients"
-        )
 
     def load(i: int, rng: np.random.Generator) -> dict[str, np.ndarray]:
         item = _sample(examples[i], frames, rng)
         item = _augmented(item, rng) if augment else item
         return item | {"patient": np.array(i, np.int32)}
 
-    # Each shard draws its own numbers, or all would flip alike at a step.
-    own_seed = int(np.random.SeedSequence((seed, index)).generate_state(1)[0])
     dataset = (
-        grain.MapDataset.range(index, len(examples), count)
-        .seed(own_seed)
+        grain.MapDataset.range(len(examples))
+        .seed(int(np.random.SeedSequence((seed, 0)).generate_state(1)[0]))
         .shuffle()
         .repeat()
         .random_map(load)
         .batch(batch, drop_remainder=True)  # else grain overflows on the length of an endless set
+        .slice(slice(start * count + index, None, count))
     )
     # The default of 500 volumes read ahead would fill the memory.
     return iter(dataset.to_iter_dataset(grain.ReadOptions(num_threads=2, prefetch_buffer_size=4)))

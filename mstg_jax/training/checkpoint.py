@@ -1,4 +1,5 @@
-"""Checkpoints with orbax: the train state, the settings, and the position in the data."""
+"""Checkpoints with orbax: the train state, whose step is the position in the data, and the
+settings."""
 
 import os
 import sys
@@ -9,9 +10,8 @@ from contextlib import ExitStack, suppress
 from errno import EACCES, EDQUOT, EFBIG, ENOSPC, EROFS
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-import grain
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
@@ -23,9 +23,6 @@ from mstg_jax.methods import Method
 from mstg_jax.methods.base import Model
 from mstg_jax.training.quiet import quiet
 from mstg_jax.training.state import Structure, TrainState, init_state, make_optimiser
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
 
 
 class Checkpoints:
@@ -83,22 +80,17 @@ class Checkpoints:
         step = self._manager.latest_step()
         return "none" if step is None else self.folder / str(step)
 
-    def save(
-        self, state: TrainState, config: Config, batches: "Iterator[Any] | None" = None
-    ) -> None:
+    def save(self, state: TrainState, config: Config) -> None:
         """Returns once the arrays are copied; writing goes on behind."""
         step = int(state.step)
         if step == self._manager.latest_step():
             return
         named = self._structure.in_trees(state)
         items: dict[str, Any] = {
-            "state": ocp.args.StandardSave(_plain(named)),
+            "state": ocp.args.StandardSave(_plain(_placed(named, like=state.params))),
             "config": ocp.args.JsonSave(to_json(config)),
         }
-        if batches is not None:
-            items["data"] = grain.checkpoint.CheckpointSave(batches)
-        contents = {"items": list(items), "crc32": _crc32(named)}
-        items["contents"] = ocp.args.JsonSave(contents)
+        items["contents"] = ocp.args.JsonSave({"items": list(items), "crc32": _crc32(named)})
         self._wait()
         self._pending = step
         self._told(lambda: self._manager.save(step, args=ocp.args.Composite(**items)))
@@ -121,9 +113,8 @@ class Checkpoints:
             f"{self._newest()}; once that is mended, continue with --resume --run {self.run}"
         )
 
-    def restore(self, batches: "Iterator[Any] | None" = None) -> TrainState:
-        """The newest sound checkpoint, on the host; `batches` moves to its position, if it has
-        one: converted weights have none.
+    def restore(self) -> TrainState:
+        """The newest sound checkpoint, on the host.
 
         Damaged ones that are newer are named in a warning and, to train on, put aside.
 
@@ -132,8 +123,8 @@ class Checkpoints:
         damaged: dict[int, str] = {}
         for step in sorted(self._manager.all_steps(), reverse=True):
             try:
-                state = self._read(step, batches)
-            except Exception as error:  # whatever orbax, TensorStore and grain make of the bytes
+                state = self._read(step)
+            except Exception as error:  # whatever orbax and TensorStore make of the bytes
                 damaged[step] = _short(error)
                 continue
             self._put_aside(damaged, step)
@@ -145,7 +136,7 @@ class Checkpoints:
             f"no checkpoint in {self.folder}: the run ended before its first; train it anew"
         )
 
-    def _read(self, step: int, batches: "Iterator[Any] | None" = None) -> TrainState:
+    def _read(self, step: int) -> TrainState:
         """Raises ValueError if the arrays are not those that were saved; orbax does not look."""
         like = self._structure.named
         template = jax.tree.map(lambda x: np.broadcast_to(x.dtype.type(0), x.shape), _plain(like))
@@ -159,10 +150,6 @@ class Checkpoints:
         state = TrainState(values["step"], params, ema, values["opt_state"])
         if known and _crc32(state) != restored["contents"]["crc32"]:
             raise ValueError("its arrays are not those that were saved")
-        saved = restored["contents"]["items"] if known else []
-        if batches is not None and ("data" in saved or (folder / "data").exists()):
-            position = grain.checkpoint.CheckpointRestore(batches)
-            self._manager.restore(step, args=ocp.args.Composite(data=position))
         return self._structure.in_vectors(state)
 
     def _put_aside(self, damaged: dict[int, str], sound: int) -> None:
@@ -194,6 +181,15 @@ def load_model(run: Path, config: Config, method: Method) -> tuple[Model, int]:
     with Checkpoints(run, structure, write=False) as checkpoints:
         state = checkpoints.restore()
     return (structure.graph, structure.params(state.ema)), int(state.step)
+
+
+def _placed(state: TrainState, like: Any) -> TrainState:
+    """On the devices, as `like` is: of arrays on the host orbax loses what the disk refuses."""
+    if not isinstance(like, jax.Array):
+        return jax.tree.map(jax.device_put, state)
+    return jax.tree.map(
+        lambda x: jax.make_array_from_process_local_data(like.sharding, x, x.shape), state
+    )
 
 
 def _plain(state: TrainState) -> dict[str, Any]:

@@ -98,7 +98,7 @@ def make_optimiser(
     no other program.
     """
 
-    def rate(count: Int[Array, ""]) -> Float[Array, ""]:
+    def rate(count: Int[Array | np.ndarray, ""]) -> Float[Array, ""]:
         done = jnp.asarray(count, jnp.float32)
         warm = jnp.minimum(1.0, (done + 1) / max(1, config.warmup))
         if config.decay == "constant":
