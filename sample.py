@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from mstg_jax import files, runs
 from mstg_jax.cli import SampleConfig, parse_sample
-from mstg_jax.command import command
+from mstg_jax.command import command, leave
 from mstg_jax.config import Config
 
 if TYPE_CHECKING:
@@ -113,4 +113,4 @@ def chosen_patients(options: SampleConfig, config: Config) -> "Iterable[Patient]
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    leave(main(sys.argv[1:]))

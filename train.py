@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from mstg_jax.cli import parse_train
-from mstg_jax.command import command
+from mstg_jax.command import command, leave
 from mstg_jax.config import Config, SettingsError, UserError, validating
 
 
@@ -142,4 +142,4 @@ def train(config: Config) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    leave(main(sys.argv[1:]))

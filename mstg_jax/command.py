@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from functools import wraps
 from io import TextIOWrapper
+from typing import Any, NoReturn
 
 from mstg_jax.config import UserError
 from mstg_jax.files import reason
@@ -42,6 +43,13 @@ def command(name: str) -> Callable[[Main], Main]:
         return run
 
     return decorate
+
+
+def leave(code: int) -> NoReturn:
+    """End the process; after Ctrl-C at once, where Python would wait for XLA's compiling thread."""
+    if code == INTERRUPTED:
+        os._exit(code)
+    sys.exit(code)
 
 
 def _ended(name: str, main: Main, argv: Sequence[str]) -> int:
@@ -77,10 +85,11 @@ def _expanded(argument: str) -> str:
 
 @contextmanager
 def _answered(name: str) -> Iterator[None]:
-    """Ctrl-C ends the program even while XLA compiles, which takes minutes and never asks Python.
+    """Ctrl-C ends the program also where Python is not asked, in a long call of XLA, and where
+    KeyboardInterrupt is lost, in a callback of the garbage collector.
 
-    A thread waits for the signal, and for Python to be asked first, which cleans up. Whoever takes
-    the signal's descriptor away (training/stop.py) answers Ctrl-C alone.
+    A thread waits for the signal and gives Python, which cleans up, some time. Whoever takes the
+    signal's descriptor away (training/stop.py) answers Ctrl-C alone.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
@@ -95,14 +104,20 @@ def _answered(name: str) -> Iterator[None]:
                 os.write(2, f"{name}: interrupted\n".encode())
                 os._exit(INTERRUPTED)
 
+    def unraisable(found: Any) -> None:
+        if not issubclass(found.exc_type, KeyboardInterrupt):
+            hook(found)
+
     watcher = threading.Thread(target=watch, daemon=True)
     watcher.start()
+    hook, sys.unraisablehook = sys.unraisablehook, unraisable
     before = signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
     try:
         yield
     finally:
         ended.set()
         signal.set_wakeup_fd(before)
+        sys.unraisablehook = hook
         os.close(writer)
         watcher.join()
         os.close(reader)

@@ -38,6 +38,7 @@ COMMANDS = {
     "evaluation/__main__.py": {"training", "cli", "runs", "files", "command"},
     "interop/__main__.py": {"command"},
     "bench/__main__.py": {"command"},
+    "data/acdc.py": {"command"},
     "data/verify.py": {"command"},
 }
 JAX = {"jax", "flax", "optax", "orbax"}

@@ -81,15 +81,15 @@ def test_ctrl_c_is_one_line(capsys):
 def run(code: str, *, read: bool = True) -> tuple[int, str, str]:
     """Exit code, output and errors of a command in its own process, in a locale of ASCII."""
     program = f"""if True:
-    import hashlib, os, sys, threading
-    from mstg_jax.command import command
+    import gc, hashlib, os, threading, time
+    from mstg_jax.command import command, leave
 
     @command("do.py")
     def main(argv):
         {code}
         return 0
 
-    sys.exit(main([]))"""
+    leave(main([]))"""
     locale = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
     process = subprocess.Popen(
         [sys.executable, "-c", program],
@@ -111,6 +111,25 @@ def test_ctrl_c_ends_what_never_asks_python():
     code = """threading.Timer(0.2, os.kill, (os.getpid(), 2)).start()
         hashlib.pbkdf2_hmac("sha256", b"", b"", 10**9)"""
     assert run(code) == (130, "", "do.py: interrupted\n")
+
+
+def test_ctrl_c_ends_what_loses_it():
+    """As in a callback of the garbage collector, whose exceptions Python only prints."""
+    code = """gc.callbacks.append(lambda *_: os.kill(os.getpid(), 2))
+        gc.collect()
+        gc.callbacks.clear()
+        time.sleep(60)"""
+    assert run(code) == (130, "", "do.py: interrupted\n")
+
+
+def test_ctrl_c_does_not_wait_for_a_thread_of_a_library():
+    """JAX compiles in one, and Python would join it before it ends."""
+    code = """threading.Timer(0.2, os.kill, (os.getpid(), 2)).start()
+        threading.Thread(target=time.sleep, args=(60,)).start()
+        time.sleep(60)"""
+    start = time.monotonic()
+    assert run(code) == (130, "", "do.py: interrupted\n")
+    assert time.monotonic() - start < 30
 
 
 def test_a_reader_that_has_left_ends_the_command_quietly():

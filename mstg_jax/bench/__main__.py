@@ -17,7 +17,7 @@ from typing import Any, Literal, NamedTuple
 
 from mstg_jax import files
 from mstg_jax.bench.worker import QUANTITIES, Quantity, Request
-from mstg_jax.command import command
+from mstg_jax.command import command, leave
 from mstg_jax.config import PRESETS, SettingsError, UserError, check
 
 
@@ -153,4 +153,4 @@ def main(argv: Sequence[str]) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    leave(main(sys.argv[1:]))

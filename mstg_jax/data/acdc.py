@@ -50,6 +50,7 @@ def read_patient(folder: Path) -> Patient:
 
 
 if __name__ == "__main__":
+    from mstg_jax.command import leave
     from mstg_jax.data.verify import main  # it imports this module
 
-    sys.exit(main(sys.argv[1:]))
+    leave(main(sys.argv[1:]))

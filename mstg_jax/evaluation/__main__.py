@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Literal
 
 from mstg_jax import files, runs
 from mstg_jax.cli import SampleData
-from mstg_jax.command import command
+from mstg_jax.command import command, leave
 from mstg_jax.config import Config, SettingsError
 
 if TYPE_CHECKING:
@@ -142,4 +142,4 @@ def load(configs: dict[Path, Config]) -> "list[Contender]":
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    leave(main(sys.argv[1:]))

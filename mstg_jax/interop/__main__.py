@@ -9,7 +9,7 @@ from typing import Annotated
 import tyro
 
 from mstg_jax import files, runs
-from mstg_jax.command import command
+from mstg_jax.command import command, leave
 from mstg_jax.config import PRESETS, Config, SettingsError
 
 
@@ -101,4 +101,4 @@ def settings(command: FromTorch) -> Config:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    leave(main(sys.argv[1:]))
