@@ -123,7 +123,7 @@ def scans(capabilities):
                     print(dtype.__name__, kernel, assemble(source), version, flush=True)
 
 
-def step(preset="demo-tiny", name="NVIDIA H100 80GB HBM3"):
+def step(preset="acdc-small-tiny", name="NVIDIA H100 80GB HBM3"):
     with triton_gpu.compiling_for(GPUS[name][0]):
         text = compiled_step(preset, devices(name, 4)).as_text()
     for kernel, _ in kernels(text):

@@ -141,7 +141,7 @@ def step(target):
     """Which kernels and collectives there are in a train step of mstg, one example per device."""
     from compile_step import compiled_step
 
-    text = compiled_step("demo-tiny", described(target)).as_text()
+    text = compiled_step("acdc-small-tiny", described(target)).as_text()
     for which in ("forward", "backward"):
         print(target, which, len(set(re.findall(rf"selective_scan_{which}\.\d+", text))))
     collectives = re.findall(r" (all-\w+|reduce-scatter|collective-\w+)(?:-start)?\(", text)

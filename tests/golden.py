@@ -15,7 +15,8 @@ from mstg_jax.config import PRESETS, Config
 
 FOLDER = Path(__file__).with_name("golden")
 SMALL = {"channels": (4, 4), "deformation_channels": (4, 4), "d_state": 2}
-PRESET = {"ddm": "ddm-tiny", "mstg": "demo-tiny"}
+PRESET = {"ddm": "ddm-tiny", "mstg": "acdc-small-tiny"}
+SMOOTH_WEIGHT = {"ddm": 20.0, "mstg": 5.0}
 SIZE = (4, 8, 8)
 FRAMES = 4
 STEPS, RATE = 10, 1e-3  # of Adam
@@ -41,8 +42,9 @@ class File(NamedTuple):
 
 def config_of(name: str) -> Config:
     config = PRESETS[PRESET[name]][1]
-    model = replace(config.model, **SMALL)
-    return replace(config, data=replace(config.data, size=SIZE), model=model)
+    config = replace(config, model=replace(config.model, **SMALL))
+    diffusion = replace(config.diffusion, smooth_weight=SMOOTH_WEIGHT[name])
+    return replace(config, data=replace(config.data, size=SIZE), diffusion=diffusion)
 
 
 def load(name: str) -> File:

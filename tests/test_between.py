@@ -128,6 +128,6 @@ def test_it_has_no_pytorch_form():
     config = settings()
     _, params = new_model(make_method(config), seed=0)
     with pytest.raises(
-        SettingsError, match=r"no PyTorch form of method mstg with motion\.ends both"
+        SettingsError, match=r"no PyTorch form of method between"
     ):
         interop.to_torch(params, config)

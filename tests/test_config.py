@@ -16,7 +16,6 @@ from mstg_jax.config import (
     Config,
     DataConfig,
     ModelConfig,
-    MotionConfig,
     OptimConfig,
     SettingsError,
     TrainConfig,
@@ -38,14 +37,14 @@ def test_presets_are_sound_and_survive_json(name: str):
 
 
 def test_flags_override_presets_and_demo_is_the_default():
-    config = parse_train(["--data.skip-bad", "--model.mixer-stages", "3", "--train.steps", "7"])
+    config = parse_train(["--data.skip-bad", "--model.mixer-stages", "1", "--train.steps", "7"])
     demo = PRESETS["demo"][1]
     assert config.data == replace(demo.data, skip_bad=True)
-    assert config.model == replace(demo.model, mixer_stages=(3,))
+    assert config.model == replace(demo.model, mixer_stages=(1,))
     assert sorted(differences(demo, config)) == [
         "data.skip_bad: False -> True",
-        "model.mixer_stages: (2, 3) -> (3,)",
-        "train.steps: 300 -> 7",
+        "model.mixer_stages: (2,) -> (1,)",
+        "train.steps: 200 -> 7",
     ]
 
 
@@ -59,7 +58,6 @@ def test_flags_override_presets_and_demo_is_the_default():
         (Config(method="cgan", data=DataConfig(size=(12, 96, 96))), r"multiple of 8"),
         (Config(method="voxelmorph", data=DataConfig(size=(8, 96, 96))), r"multiple of 16"),
         (Config(model=ModelConfig(deformation_channels=(8,))), r"at least 2 stages"),
-        (Config(method="ddm", motion=MotionConfig(ends="both")), r"both, which is mstg's"),
         (Config(cgan=CGANConfig(discriminator=())), r"cgan\.discriminator is 0"),
         (Config(data=DataConfig(spacing=(3.15, 0.0, 1.5))), r"data\.spacing is 0\.0"),
         (Config(data=DataConfig(validation=1.0)), r"must lie in \[0, 1\)"),
@@ -79,6 +77,16 @@ def test_runs_from_before_a_section_get_its_defaults():
     for section in ("r2net", "ukan", "cgan", "motion"):
         del stored[section]
     assert from_json(stored) == PRESETS["ddm"][1]
+
+
+def test_runs_of_between_under_its_former_name_are_read():
+    config = PRESETS["acdc-between"][1]
+    stored = to_json(config)
+    former = stored | {"method": "mstg", "motion": stored["motion"] | {"ends": "both"}}
+    assert from_json(former) == config
+    former = to_json(PRESETS["paper"][1])
+    former["motion"]["ends"] = "ed"
+    assert from_json(former) == PRESETS["paper"][1]
 
 
 def test_ukan_validates_with_fewer_reverse_steps():

@@ -148,7 +148,7 @@ def test_sampling_writes_native_volumes_pictures_and_metrics(finished: Path, cac
     flow = nib.Nifti1Image.from_filename(folder / "flow.nii.gz")
     assert flow.shape == (*made.shape, 3)
     metrics = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
-    assert set(metrics) == {"mstg", "copy", "blend"}
+    assert set(metrics) == {"between", "copy", "blend"}
     with Image.open(folder / "animation.gif") as gif:
         assert gif.n_frames >= made.shape[3]
 

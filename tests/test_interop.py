@@ -16,7 +16,7 @@ from mstg_jax.training.checkpoint import load_model
 
 VARIANTS = {
     "ddm": PRESETS["ddm-tiny"][1],
-    "mstg": PRESETS["demo-tiny"][1],
+    "mstg": PRESETS["acdc-small-tiny"][1],
     "direct": PRESETS["direct-tiny"][1],
 }
 VARIANTS["attention"] = replace(

@@ -18,15 +18,15 @@ from mstg_jax.models.mamba import Mamba
 both = pytest.mark.parametrize("dtype", parity.DTYPES)
 NETWORKS = {
     "ddm": ("ddm-tiny", {"channels": (4, 8, 8), "depth": 2}),
-    "mstg": ("demo-tiny", {}),
-    "hilbert-zigzag": ("demo-tiny", {"spatial_order": "hilbert", "temporal_order": "zigzag"}),
+    "mstg": ("acdc-small-tiny", {}),
+    "hilbert-zigzag": ("acdc-small-tiny", {"spatial_order": "hilbert", "temporal_order": "zigzag"}),
     "bare": (
-        "demo-tiny",
+        "acdc-small-tiny",
         {"branches": ("temporal",), "temporal_order": "triaxis", "bidirectional": False}
         | dict.fromkeys(("branch_attention", "gate", "linear", "residual", "skips"), False)
         | {"pooling": "average"},
     ),
-    "attention": ("demo-tiny", {"mixer": "attention", "pooling": "max"}),
+    "attention": ("acdc-small-tiny", {"mixer": "attention", "pooling": "max"}),
 }  # fmt: skip
 
 

@@ -49,7 +49,7 @@ def test_losses(dtype):
 
 
 @both
-@pytest.mark.parametrize("preset", ["ddm-tiny", "demo-tiny"])
+@pytest.mark.parametrize("preset", ["ddm-tiny", "acdc-small-tiny"])
 def test_twenty_steps_of_adam(preset, dtype):
     """Same weights, noise and steps; the loss at every step."""
     steps, rate = 20, 1e-3
@@ -68,7 +68,7 @@ def test_twenty_steps_of_adam(preset, dtype):
 
 
 @both
-@pytest.mark.parametrize("preset", ["ddm-tiny", "demo-tiny"])
+@pytest.mark.parametrize("preset", ["ddm-tiny", "acdc-small-tiny"])
 def test_ten_frames(preset, dtype):
     with in_type(dtype):
         pair = make_pair(preset, dtype)

@@ -46,7 +46,7 @@ def steps_on(devices: int, count: int) -> tuple[list[float], jax.Array]:
     mesh = jax.make_mesh(
         (devices,), ("data",), axis_types=(AxisType.Auto,), devices=jax.devices()[:devices]
     )
-    config = PRESETS["demo-tiny"][1]
+    config = PRESETS["acdc-small-tiny"][1]
     model = replace(config.model, channels=(4,), mixer_stages=(0,), branches=("spatial",))
     method = make_method(replace(config, model=model))
     optimiser = make_optimiser(optim, count)

@@ -278,6 +278,6 @@ def test_programs_of_XLA():
 def test_train_step_of_XLA():
     """Of mstg on four H100: the kernels are in it, and the batch stays where it is."""
     lines = program("tests/compile_for_gpu.py", "step").splitlines()
-    scans = 5  # demo-tiny's Mamba modules
+    scans = 5  # acdc-small-tiny's Mamba modules
     assert lines.count("outputs") == lines.count("gradients") == scans
     assert {x for x in lines if "-" in x} == {"all-reduce"}  # of the gradients

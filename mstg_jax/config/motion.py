@@ -1,16 +1,12 @@
 """Settings of the motion between ED and ES beyond the paper."""
 
 from dataclasses import dataclass
-from typing import Literal
 
 
 @dataclass(frozen=True)
 class MotionConfig:
-    """Method mstg beyond the paper; each item is an ablation."""
+    """Method between; each item is an ablation."""
 
-    ends: Literal["ed", "both"] = "ed"
-    """What frames are warped from: ED as in the paper, or ED and ES, blended; only with `both` do
-    the other items count."""
     between: bool = True
     """The frames between ED and ES supervise; without them each end is only moved to the other."""
     frame_weight: float = 1e4

@@ -7,7 +7,7 @@ from mstg_jax.config.baselines import CGANConfig, R2NetConfig, UKANConfig
 from mstg_jax.config.motion import MotionConfig
 
 MethodName = Literal[
-    "mstg", "ddm", "direct", "voxelmorph", "r2net", "ukan", "cgan", "copy", "blend"
+    "mstg", "between", "ddm", "direct", "voxelmorph", "r2net", "ukan", "cgan", "copy", "blend"
 ]
 Order = Literal["raster", "zigzag", "hilbert", "triaxis"]
 BranchName = Literal["spatial", "temporal"]
@@ -213,17 +213,11 @@ def check(config: Config) -> None:
         raise SettingsError(
             f"model.mixer_stages names {stages}, but there are stages 0..{len(model.channels) - 1}"
         )
-    deforms = config.method in ("mstg", "ddm", "voxelmorph")
+    deforms = config.method in ("mstg", "between", "ddm", "voxelmorph")
     if deforms and len(model.deformation_channels) < 2:
         raise SettingsError(
             f"model.deformation_channels is {model.deformation_channels}, but the deformation "
             "network needs at least 2 stages"
-        )
-
-    if config.motion.ends == "both" and config.method not in ("mstg", "copy", "blend"):
-        raise SettingsError(
-            f"motion.ends is both, which is mstg's, but method is {config.method}: leave it at ed, "
-            "or start from a preset without it"
         )
 
 
@@ -233,8 +227,9 @@ def _halvings(config: Config) -> int:
     deformation = len(config.model.deformation_channels) - 1
     match config.method:
         case "mstg" | "ddm":
-            coarse = config.motion.ends == "both" and config.motion.coarse
-            return max(denoiser, deformation, 2 if coarse else 0)
+            return max(denoiser, deformation)
+        case "between":
+            return max(denoiser, deformation, 2 if config.motion.coarse else 0)
         case "voxelmorph":
             return deformation
         case "r2net":

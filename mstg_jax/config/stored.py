@@ -13,7 +13,10 @@ def to_json(config: Config) -> dict[str, Any]:
 
 
 def from_json(stored: dict[str, Any]) -> Config:
-    """Raises ValueError on a setting that this version does not know."""
+    """Raises ValueError on a setting that this version does not know.
+
+    Method `between` was once mstg with `motion.ends` both.
+    """
 
     def build(cls: Any, values: dict[str, Any]) -> Any:
         known = {f.name for f in fields(cls)}
@@ -27,9 +30,12 @@ def from_json(stored: dict[str, Any]) -> Config:
     sections: dict[str, Any] = {
         f.name: f.default_factory for f in fields(Config) if f.default_factory is not MISSING
     }
+    motion = dict(stored.get("motion", {}))
+    if motion.pop("ends", "ed") == "both" and stored.get("method") == "mstg":
+        stored = stored | {"method": "between"}
     parts = {
         name: build(sections[name], value) if name in sections else value
-        for name, value in stored.items()
+        for name, value in (stored | {"motion": motion}).items()
     }
     return build(Config, parts)
 

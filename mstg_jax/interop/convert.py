@@ -72,10 +72,10 @@ def from_torch(tensors: Mapping[str, np.ndarray], like: nnx.State, config: Confi
 
 def table(params: nnx.State, config: Config) -> list[Entry]:
     """Every tensor of the model, in the order of its parameters."""
-    if config.method not in ("mstg", "ddm", "direct") or config.motion.ends == "both":
+    if config.method not in ("mstg", "ddm", "direct"):
         raise SettingsError(
-            f"there is no PyTorch form of method {config.method} with motion.ends "
-            f"{config.motion.ends}; there is one of mstg and ddm that warp ED, and of direct"
+            f"there is no PyTorch form of method {config.method}; there is one of mstg, ddm and "
+            "direct"
         )
     flat, mixers = _flat(params), has_mixers(params)
     return [e for k, x in flat.items() for e in entries(k, x.shape, config.model, mixers=mixers)]

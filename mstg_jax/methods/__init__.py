@@ -17,10 +17,10 @@ __all__ = ["TRIVIAL", "Method", "Sequence", "generate_sequence", "make_method", 
 def make_method(config: Config) -> Method:
     """The method that `config.method` names."""
     match config.method:
-        case "mstg" if config.motion.ends == "both":
-            return Between(config.model, config.diffusion, config.motion)
         case "mstg":
             return Deform(config.model, config.diffusion)
+        case "between":
+            return Between(config.model, config.diffusion, config.motion)
         case "ddm":
             return ddm(config.model, config.diffusion)
         case "direct":

@@ -1,4 +1,4 @@
-"""MSTG with motion from both ends: frames are warped from ED and from ES, and blended.
+"""Between: MSTG with motion from both ends. Frames are warped from ED and from ES, and blended.
 
 The paper's MSTG (methods/mstg.py) warps ED alone. Here the denoiser's code drives two flows and a
 blending weight for every moment, after video interpolation (Jiang et al. 2018, CVPR, "Super
