@@ -58,12 +58,12 @@ BETWEEN = replace(
     diffusion=DiffusionConfig(smooth_weight=1.0),
     optim=replace(ACDC_SMALL.optim, learning_rate=1e-3),
 )
-# What a newcomer waits for: few patients, which come ten times, so no augmentation; small networks,
-# which compile fast; few steps.
+# What a newcomer waits for: few patients, each of which comes twelve times, so no augmentation;
+# small networks, which compile fast; few steps.
 DEMO = replace(
     BETWEEN,
     data=DataConfig(
-        size=(16, 64, 64), spacing=(6.0, 2.2, 2.2), augment=False, phantom_patients=(20, 4)
+        size=(16, 64, 64), spacing=(6.0, 2.2, 2.2), augment=False, phantom_patients=(16, 4)
     ),
     model=ModelConfig(channels=(8, 16, 32), mixer_stages=(2,), deformation_channels=(16, 32, 32)),
     optim=replace(BETWEEN.optim, learning_rate=2e-3, warmup=30),

@@ -85,7 +85,7 @@ def has_mixers(params: nnx.State) -> bool:
     return any("mixer" in path for path in _flat(params))
 
 
-def _flat(params: nnx.State) -> dict[Path, jax.Array]:
+def _flat(params: nnx.State) -> dict[Path, jax.Array | np.ndarray]:
     return {tuple(path): x.get_value() for path, x in nnx.to_flat_state(params)}  # pyright: ignore[reportReturnType]
 
 

@@ -23,8 +23,9 @@ def prepare(cache: str) -> None:
     """For every command that computes, before JAX's backend starts.
 
     Keeps compiled programs below the cache folder: a second start does not compile again. What
-    JAX_COMPILATION_CACHE_DIR and XLA_FLAGS say wins.
+    JAX_COMPILATION_CACHE_DIR and XLA_FLAGS say wins; all is float32, whatever JAX_ENABLE_X64 says.
     """
+    jax.config.update("jax_enable_x64", False)
     flags = os.environ.get("XLA_FLAGS", "")
     if "xla_backend_extra_options" not in flags:
         extra = f"--xla_backend_extra_options={','.join(QUICK_TO_COMPILE)}"
