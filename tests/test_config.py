@@ -204,6 +204,7 @@ def test_what_a_resumed_run_is_to_do_is_remembered(tmp_path, monkeypatch):
     [
         (["--ed", "a.nii"], "--ed and --es go together"),
         (["--ed", "a.nii", "--es", "b.nii", "--patient", "patient001"], "leave --patient"),
+        (["--ed", "a.nii", "--es", "b.nii", "--labels"], "--labels warps a patient's own labels"),
         (["--frames", "1"], "--frames is 1"),
     ],
 )
