@@ -216,6 +216,8 @@ def _crc32(state: TrainState) -> int:
 
 def _short(error: BaseException | None) -> str:
     """What the system said, which TensorStore quotes within a long line, or the line's start."""
+    while error is not None and error.__cause__ is not None:
+        error = error.__cause__
     if isinstance(error, OSError):
         return reason(error)
     text = str(error)
