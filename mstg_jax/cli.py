@@ -89,14 +89,16 @@ class SampleConfig:
     patient: tuple[str, ...] = ()
     """Patients by their folder names; by default the run's validation patients."""
     ed: Path | None = None
-    """A 3D NIfTI file at end-diastole, with --es, instead of patients from a folder."""
+    """A 3D NIfTI file at end-diastole, with --es, instead of patients from a folder. The results'
+    folder is named after the file's folder, the file, and a hash of both images: p1-ED-142b4135."""
     es: Path | None = None
     duration: float | None = None
     """Time from --ed to --es in ms; without it the results' time step has no unit."""
     frames: int | None = None
     """Frames from ED to ES; by default as many as the patient has. Metrics need the default."""
     out: Path | None = None
-    """Folder for the results; by default samples/<run>."""
+    """Folder for the results, one folder per patient; by default samples/<run>. A patient's earlier
+    results there are replaced, all at once."""
     labels: bool = False
     """Also write ED's labels warped to every frame."""
     flow: bool = False
@@ -118,6 +120,8 @@ def parse_sample(argv: Sequence[str]) -> SampleConfig:
         raise SettingsError("--ed and --es go together: one 3D NIfTI file each")
     if config.ed is not None and (config.patient or config.data.root):
         raise SettingsError("--ed and --es name the patient; leave --patient and --data.root out")
+    if config.ed is not None and config.labels:
+        raise SettingsError("--labels warps a patient's own labels; --ed and --es have none")
     if config.duration is not None and (config.ed is None or not 0 < config.duration < math.inf):
         raise SettingsError(
             f"--duration is {config.duration}; it is the time from --ed to --es in ms, greater "

@@ -117,7 +117,8 @@ def _answered(name: str) -> Iterator[None]:
     finally:
         ended.set()
         signal.set_wakeup_fd(before)
-        sys.unraisablehook = hook
+        if sys.unraisablehook is unraisable:
+            sys.unraisablehook = hook
         os.close(writer)
         watcher.join()
         os.close(reader)

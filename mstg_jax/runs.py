@@ -101,5 +101,5 @@ def read_config(folder: Path) -> Config:
     path = folder / "config.json"
     try:
         return from_json(json.loads(path.read_text(encoding="utf-8")))
-    except (OSError, ValueError, TypeError, KeyError) as error:
+    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
         raise SettingsError(f"{path} cannot be read as a run's settings: {error}") from error

@@ -157,6 +157,11 @@ def test_a_disk_that_refuses_a_checkpoint_ends_in_one_line(run: Path, size: int,
     assert sorted(p.name for p in (run / "checkpoints").iterdir()) == ["2", "4", "6"]
 
 
+def test_a_folder_that_takes_no_checkpoints_is_named_by_its_flag():
+    with pytest.raises(UserError, match=r"^--run /proc/self cannot be written: .*/checkpoints\)"):
+        Checkpoints(Path("/proc/self")).__enter__()
+
+
 @pytest.mark.parametrize("size", [10, 100])
 def test_a_disk_that_refuses_numbers_ends_in_one_line(run: Path, size: int):
     """10 bytes are less than a line of metrics.jsonl, 100 less than TensorBoard's first events."""

@@ -102,6 +102,15 @@ def test_unknown_stored_setting_names_the_file(tmp_path):
         runs.read_config(tmp_path)
 
 
+@pytest.mark.parametrize(
+    "content", [b"", b'{"train": {"steps": 3', b"[]", b'{"train": 3}', b"\xff\xfe"]
+)
+def test_a_damaged_config_is_one_line(tmp_path, content: bytes):
+    (tmp_path / "config.json").write_bytes(content)
+    with pytest.raises(SettingsError, match=r"config\.json cannot be read as a run's settings"):
+        runs.read_config(tmp_path)
+
+
 def test_a_run_is_found_by_name_or_as_the_newest(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(FileNotFoundError, match="no run below"):
@@ -212,6 +221,7 @@ def test_what_a_resumed_run_is_to_do_is_remembered(tmp_path, monkeypatch):
     [
         (["--ed", "a.nii"], "--ed and --es go together"),
         (["--ed", "a.nii", "--es", "b.nii", "--patient", "patient001"], "leave --patient"),
+        (["--ed", "a.nii", "--es", "b.nii", "--labels"], "--labels warps a patient's own labels"),
         (["--frames", "1"], "--frames is 1"),
     ],
 )

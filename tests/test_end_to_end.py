@@ -152,7 +152,7 @@ def test_sampling_writes_native_volumes_pictures_and_metrics(finished: Path, cac
     with Image.open(folder / "animation.gif") as gif:
         assert gif.n_frames >= made.shape[3]
 
-    run("sample.py", *args, "--out", "second", cache=cache)
+    run("sample.py", *args, "--out", "second", "--patient", "patient005", cache=cache)
     for path in folder.iterdir():
         twin = cache / "second" / "patient005" / path.name
         assert twin.read_bytes() == path.read_bytes(), path.name

@@ -66,11 +66,16 @@ def test_a_patients_folder_holds_the_results_of_one_call(call, tmp_path):
     assert names(folder) == RESULTS | {"notes.txt"}
 
 
-def test_a_call_that_fails_leaves_the_earlier_results(call, tmp_path):
+def test_a_call_that_fails_leaves_the_earlier_results(call, tmp_path, monkeypatch):
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
     call(*pair("a/p1"))
     (folder,) = tmp_path.iterdir()
     before = {path: path.read_bytes() for path in folder.iterdir()}
-    assert "has no labels to warp" in call(*pair("a/p1"), "--labels", code=1)
+    monkeypatch.setattr("mstg_jax.evaluation.outputs.draw", full)
+    told = f"sample.py: --out {tmp_path} cannot be written: No space left on device; it needs"
+    assert told in call(*pair("a/p1"), code=1)
     assert {path: path.read_bytes() for path in folder.iterdir()} == before
 
 

@@ -134,8 +134,8 @@ def test_a_resumed_log_drops_what_will_be_done_again(tmp_path):
     with RunLog(tmp_path, 0, write=True) as log:
         for step in (1, 2, 3):
             log.add(step, "train", {"loss": float(step)})
-    with path.open("a", encoding="utf-8") as file:
-        file.write('{"step": 4, "ki')  # a crash in the middle of a line
+    with path.open("ab") as file:
+        file.write(b'{"step": 4, "ki\xff')  # a crash in the middle of a line
     with RunLog(tmp_path, 2, write=True) as log:
         log.add(3, "train", {"loss": 30.0})
     lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]

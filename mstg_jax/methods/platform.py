@@ -11,7 +11,7 @@ CPU_OPTIONS = {"xla_cpu_experimental_ynn_fusion_type": ""}
 
 # XLA's newer emitters of fusions unroll every loop, and LLVM then compiles each of thousands:
 # FIGURES. An XLA that does not know an option ignores it.
-QUICK_TO_COMPILE = ("xla_cpu_disable_new_fusion_emitters", "xla_cpu_disable_loop_unrolling")
+QUICK_TO_COMPILE = ("xla_cpu_use_multi_output_fusion", "xla_cpu_disable_loop_unrolling")
 
 
 def compiler_options() -> dict[str, str] | None:

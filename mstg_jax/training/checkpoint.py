@@ -2,11 +2,12 @@
 settings."""
 
 import os
+import shutil
 import sys
 import time
 import zlib
 from collections.abc import Callable
-from contextlib import ExitStack, suppress
+from contextlib import suppress
 from errno import EACCES, EDQUOT, EFBIG, ENOSPC, EROFS
 from pathlib import Path
 from types import TracebackType
@@ -18,10 +19,10 @@ import orbax.checkpoint as ocp
 from flax import nnx
 
 from mstg_jax.config import Config, UserError, to_json
-from mstg_jax.files import reason
+from mstg_jax.files import reason, writing
 from mstg_jax.methods import Method
 from mstg_jax.methods.base import Model
-from mstg_jax.training.quiet import quiet
+from mstg_jax.training.quiet import silence
 from mstg_jax.training.state import Structure, TrainState, init_state, make_optimiser
 
 
@@ -40,13 +41,13 @@ class Checkpoints:
         self._pending = 0
 
     def __enter__(self) -> "Checkpoints":
-        options = ocp.CheckpointManagerOptions(
-            max_to_keep=self._keep, create=self._write, cleanup_tmp_directories=self._write
-        )
-        with ExitStack() as stack:
-            stack.enter_context(quiet())
+        silence()
+        if self._write and jax.process_index() == 0:
+            for unfinished in self.folder.glob("*.orbax-checkpoint-tmp*"):
+                shutil.rmtree(unfinished, ignore_errors=True)
+        options = ocp.CheckpointManagerOptions(max_to_keep=self._keep, create=self._write)
+        with writing("--run", self.run):
             self._manager = ocp.CheckpointManager(self.folder, options=options)
-            self._stack = stack.pop_all()
         return self
 
     def __exit__(
@@ -56,17 +57,14 @@ class Checkpoints:
         trace: TracebackType | None,
     ) -> None:
         refused = isinstance(error, OSError) and not isinstance(error, BrokenPipeError)
-        told = None
-        with self._stack:
-            try:
-                self._wait()
-            except UserError as failed:
-                told = failed
-            else:
-                told = self._unwritten(f"--run {self.run}", error) if refused else None
-            with suppress(Exception):  # it repeats what `_wait` has raised
-                self._manager.close()
-            del self._manager  # and what it holds of a failure
+        try:
+            self._wait()
+        except UserError as failed:
+            told = failed
+        else:
+            told = self._unwritten(f"--run {self.run}", error) if refused else None
+        with suppress(Exception):  # it repeats what `_wait` has raised
+            self._manager.close()
         if told is not None and (error is None or refused):
             raise told from error
 
@@ -105,7 +103,7 @@ class Checkpoints:
             return
         except Exception as error:
             told = self._unwritten(f"the checkpoint of step {self._pending}", error)
-        raise told  # without theirs, whose frames hold lost tasks
+        raise told  # without theirs, whose frames hold tasks that asyncio would report as lost
 
     def _unwritten(self, what: str, error: BaseException | None) -> UserError:
         return UserError(
@@ -214,6 +212,8 @@ def _crc32(state: TrainState) -> int:
 
 def _short(error: BaseException | None) -> str:
     """What the system said, which TensorStore quotes within a long line, or the line's start."""
+    while error is not None and error.__cause__ is not None:
+        error = error.__cause__
     if isinstance(error, OSError):
         return reason(error)
     text = str(error)

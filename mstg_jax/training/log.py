@@ -29,7 +29,7 @@ class RunLog:
         if not write:
             return
         if self._path.exists():
-            lines = self._path.read_text(encoding="utf-8").splitlines()
+            lines = self._path.read_text(encoding="utf-8", errors="replace").splitlines()
             kept = [line for line in lines if _step(line) <= first_step]
             if kept != lines:
                 files.write_text(self._path, "".join(line + "\n" for line in kept))
