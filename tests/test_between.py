@@ -127,7 +127,5 @@ def test_training_brings_frames_closer():
 def test_it_has_no_pytorch_form():
     config = settings()
     _, params = new_model(make_method(config), seed=0)
-    with pytest.raises(
-        SettingsError, match=r"no PyTorch form of method between"
-    ):
+    with pytest.raises(SettingsError, match=r"no PyTorch form of method between"):
         interop.to_torch(params, config)

@@ -9,8 +9,10 @@ import jax
 # 9.4 s against 4.6 s for DDM's step at 32 x 128 x 128 (2 cores, jax 0.10.2).
 CPU_OPTIONS = {"xla_cpu_experimental_ynn_fusion_type": ""}
 
-# XLA's newer emitters of fusions unroll every loop, and LLVM then compiles each of thousands:
-# FIGURES. An XLA that does not know an option ignores it.
+# On CPU XLA gives every result a loop of its own, unrolls it, and LLVM compiles each of thousands.
+# With these, demo's step compiles in 13 instead of 30 s and takes 0.48 instead of 0.54 s,
+# acdc-between's in 20 instead of 43 s and 2.09 instead of 2.46 s (2 cores, jax 0.10.2). An XLA that
+# does not know an option ignores it.
 QUICK_TO_COMPILE = ("xla_cpu_use_multi_output_fusion", "xla_cpu_disable_loop_unrolling")
 
 

@@ -196,7 +196,7 @@ def _plain(state: TrainState) -> dict[str, Any]:
     return fields | plain
 
 
-def _filled(like: nnx.State, values: dict[str, Any]) -> nnx.State:
+def _filled(like: nnx.State, values: dict[str, Any]) -> Any:
     state = jax.tree.map(lambda x: x, like)
     nnx.replace_by_pure_dict(state, values)
     return state

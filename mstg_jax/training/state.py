@@ -10,6 +10,7 @@ import numpy as np
 import optax
 from flax import nnx
 from jax import numpy as jnp
+from jax.typing import ArrayLike
 from jaxtyping import Array, Float, Float32, Int, PyTree
 
 from mstg_jax.config import OptimConfig
@@ -36,7 +37,7 @@ class TrainState(NamedTuple):
 class Structure:
     """Of a model: how the vectors of a `TrainState` are its weights.
 
-    named: a state with trees of shapes in place of its vectors, as checkpoints hold it.
+    named: a state with trees of shapes in place of its vectors; checkpoints hold such trees.
     """
 
     graph: nnx.GraphDef
@@ -44,7 +45,8 @@ class Structure:
 
     def params(self, vector: Vector | Float32[np.ndarray, " n"]) -> nnx.State:
         """The weights by their names."""
-        return split(self.named.params, vector)
+        named: Any = self.named.params
+        return split(named, vector)
 
     def in_trees(self, state: TrainState) -> TrainState:
         """A copy on the host with every weight by its name."""
@@ -89,16 +91,14 @@ def _is_tree(x: Any) -> bool:
     return isinstance(x, nnx.State)
 
 
-def make_optimiser(
-    config: OptimConfig, steps: int | Int[Array, ""]
-) -> optax.GradientTransformation:
+def make_optimiser(config: OptimConfig, steps: ArrayLike) -> optax.GradientTransformation:
     """Adam on a warm-up, then a constant or cosine learning rate.
 
     steps: the length of the run, which the program of a step takes as an argument: a longer run is
     no other program.
     """
 
-    def rate(count: Int[Array | np.ndarray, ""]) -> Float[Array, ""]:
+    def rate(count: ArrayLike) -> Float[Array, ""]:
         done = jnp.asarray(count, jnp.float32)
         warm = jnp.minimum(1.0, (done + 1) / max(1, config.warmup))
         if config.decay == "constant":

@@ -9,6 +9,7 @@ import optax
 from flax import nnx
 from jax import numpy as jnp
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.typing import ArrayLike
 from jaxtyping import Array, Int, PRNGKeyArray, PyTree
 
 from mstg_jax.config import OptimConfig
@@ -27,9 +28,7 @@ from mstg_jax.training.state import (
 Metrics = dict[str, Array]
 Loss = Callable[[nnx.State], tuple[Array, Metrics]]
 Updated = tuple[Vector, PyTree, Metrics]  # weights, the optimiser's state
-TrainStep = Callable[
-    [TrainState, Batch, PRNGKeyArray, int | Int[Array, ""]], tuple[TrainState, Metrics]
-]
+TrainStep = Callable[[TrainState, Batch, PRNGKeyArray, ArrayLike], tuple[TrainState, Metrics]]
 
 
 def make_train_step(
@@ -56,8 +55,9 @@ def make_train_step(
         gradient, weights = as_vector(found), as_vector(params)
         with jax.numpy_dtype_promotion("standard"):  # optax mixes its counters with floats
             updates, opt_state = optimiser.update(gradient, opt_state, weights)
+            weights: Any = optax.apply_updates(weights, updates)
         metrics = {"loss": total, **parts, "grad_norm": jnp.linalg.norm(gradient)}
-        return weights + updates, opt_state, metrics
+        return weights, opt_state, metrics
 
     def step(
         state: TrainState, batch: Batch, key: PRNGKeyArray, steps: Int[Array, ""]
