@@ -137,7 +137,8 @@ def train(config: Config) -> int:
                 stopped = False
     say(f"{'stopped' if stopped else 'done'} at step {int(state.step)}: {run}")
     if stopped:
-        say(f"continue with: python train.py --resume --run {run}")
+        again = " --train.distributed" if settings.distributed else ""
+        say(f"continue with: python train.py --resume --run {run}{again}")
     return 0
 
 

@@ -64,7 +64,9 @@ def _resumed(args: list[str]) -> Config:
     stored = runs.read_config(folder)
     if args and args[0] in PRESETS:
         args = args[1:]  # the run has its settings; the preset it began with is harmless
-    default = replace(stored, run=str(folder))
+    # Whether there are other processes is no matter of the run: it may go on with any number.
+    alone = replace(stored.train, distributed=False)
+    default = replace(stored, run=str(folder), train=alone)
     config = tyro.cli(Config, default=default, args=args, prog="train.py --resume")
     changed = [d for d in differences(stored, config) if d.split(":")[0] not in RESUMABLE]
     if changed:

@@ -89,10 +89,13 @@ def test_two_processes_stop_together_and_resume_as_one_process_with_two_devices(
     first, _ = (ended(process) for process in resumed)
     assert f"resumed two at step {stopped}" in first
 
+    alone = ("--resume", "--run", "two", "--train.steps", stopped + 3)
+    ended(start(REPO / "train.py", *alone, cwd=tmp_path))  # without the others
+
     devices = "--xla_force_host_platform_device_count=2"
-    alone = new_run("one", stopped + 2)
-    ended(start(REPO / "train.py", *alone, cwd=tmp_path, flags=devices))
-    assert len(losses(run)) == stopped + 2
+    one = new_run("one", stopped + 3)
+    ended(start(REPO / "train.py", *one, cwd=tmp_path, flags=devices))
+    assert len(losses(run)) == stopped + 3
     assert losses(run) == pytest.approx(losses(tmp_path / "one"), rel=1e-5)
 
 
