@@ -17,8 +17,7 @@ from jaxtyping import install_import_hook
 os.environ["JAX_PLATFORMS"] = "cpu"
 os.environ["TRITON_INTERPRET"] = "1"  # before any import of triton; PyTorch imports it, too
 os.environ["XLA_FLAGS"] = (
-    "--xla_force_host_platform_device_count=4 --xla_backend_optimization_level=0 "
-    "--xla_backend_extra_options=xla_cpu_use_multi_output_fusion"  # as methods/platform.py has it
+    "--xla_force_host_platform_device_count=4 --xla_backend_optimization_level=0"
 )
 if version("jax").startswith("0.10."):  # a later XLA stops at this flag: it has no other emitters
     os.environ["XLA_FLAGS"] += " --xla_cpu_use_fusion_emitters=false"

@@ -159,7 +159,7 @@ def test_a_disk_that_refuses_a_checkpoint_ends_in_one_line(run: Path, size: int,
 
 def test_a_folder_that_takes_no_checkpoints_is_named_by_its_flag():
     with pytest.raises(UserError, match=r"^--run /proc/self cannot be written: .*/checkpoints\)"):
-        Checkpoints(Path("/proc/self")).__enter__()
+        Checkpoints(Path("/proc/self"), STRUCTURE).__enter__()
 
 
 @pytest.mark.parametrize("size", [10, 100])

@@ -178,7 +178,7 @@ def refused(finished: Path, commands_in, capsys):
     [
         (train, ("demo-tiny", "--data.size", "15", "32", "32"), "must be a multiple of"),
         (train, ("demo-tiny", "--method", "blend"), "has no parameters"),
-        (train, ("demo-tiny", "--data.root", "absent"), "absent: no such folder"),
+        (train, (*FOUR, "--data.root", "absent"), "absent: no such folder"),
         (train, (*FOUR, "--data.cache", ".", "--run", "whole"), "already holds a run"),
         (train, ("--resume", "--run", "absent"), "absent is not a run"),
         (train, ("--resume", "--run", "whole", "--model.no-gate"), "model.gate: True -> False"),

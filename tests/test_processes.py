@@ -137,17 +137,12 @@ except UserError as error:
         ({"JAX_NUM_PROCESSES": "two"}, "JAX_NUM_PROCESSES is 'two', which is no number"),
     ],
 )
-def test_without_a_known_cluster_what_is_missing_is_named(env, message, monkeypatch):
-    from mstg_jax.config import SettingsError
-    from mstg_jax.training.processes import join
-
-    for name in ("JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID"):
-        monkeypatch.delenv(name, raising=False)
-    for name, value in env.items():
-        monkeypatch.setenv(name, value)
-    with pytest.raises(SettingsError) as caught:
-        join()
-    assert message in str(caught.value)
+def test_without_a_known_cluster_what_is_missing_is_named(env, message, tmp_path: Path):
+    args = ("demo-tiny", "--data.cache", "cache", "--run", "new", "--train.distributed")
+    told = ended(start(REPO / "train.py", *args, cwd=tmp_path, **env), code=1)
+    (line,) = (line for line in told.splitlines() if line.startswith("train.py: "))
+    assert message in line
+    assert "Traceback" not in told
 
 
 def test_no_import_starts_the_backend():

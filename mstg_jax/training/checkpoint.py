@@ -43,8 +43,7 @@ class Checkpoints:
     def __enter__(self) -> "Checkpoints":
         silence()
         if self._write and jax.process_index() == 0:
-            for unfinished in self.folder.glob("*.orbax-checkpoint-tmp*"):
-                shutil.rmtree(unfinished, ignore_errors=True)
+            self._remove_unfinished()
         options = ocp.CheckpointManagerOptions(max_to_keep=self._keep, create=self._write)
         with writing("--run", self.run):
             self._manager = ocp.CheckpointManager(self.folder, options=options)
@@ -67,6 +66,16 @@ class Checkpoints:
             self._manager.close()
         if told is not None and (error is None or refused):
             raise told from error
+
+    def _remove_unfinished(self) -> None:
+        """A save that was refused may still be writing, in a thread that nobody can wait for."""
+        for _ in range(50):
+            unfinished = list(self.folder.glob("*.orbax-checkpoint-tmp*"))
+            for path in unfinished:
+                shutil.rmtree(path, ignore_errors=True)
+            if not any(path.exists() for path in unfinished):
+                return
+            time.sleep(0.1)
 
     def last_good(self) -> Path | str:
         """The newest complete checkpoint."""
