@@ -25,15 +25,9 @@ def main(argv: Sequence[str]) -> int:
 def train(config: Config) -> int:
     import jax
     import numpy as np
-    from tqdm import tqdm
 
-    from mstg_jax import runs
-    from mstg_jax.data.pipeline import load_examples, train_iterator
     from mstg_jax.methods import make_method
     from mstg_jax.training.background import in_background
-    from mstg_jax.training.checkpoint import Checkpoints
-    from mstg_jax.training.log import RunLog
-    from mstg_jax.training.processes import any_of_them, together
     from mstg_jax.training.sharding import (
         batch_shapes,
         frame_count,
@@ -43,8 +37,6 @@ def train(config: Config) -> int:
     )
     from mstg_jax.training.state import init_state, make_optimiser
     from mstg_jax.training.step import compiled_step, make_train_step
-    from mstg_jax.training.stop import StopRequest
-    from mstg_jax.training.validation import validate
 
     settings, method = config.train, make_method(config)
     quick = make_method(validating(config))
@@ -63,6 +55,16 @@ def train(config: Config) -> int:
 
     say("compiling the training step, while the data is read")
     program = in_background(lambda: compiled_step(step_of, state, batch_shapes(config, mesh), key))
+    from tqdm import tqdm
+
+    from mstg_jax import runs
+    from mstg_jax.data.pipeline import load_examples, train_iterator
+    from mstg_jax.training.checkpoint import Checkpoints
+    from mstg_jax.training.log import RunLog
+    from mstg_jax.training.processes import any_of_them, together
+    from mstg_jax.training.stop import StopRequest
+    from mstg_jax.training.validation import validate
+
     with together():
         training, validation = load_examples(config.data)
     with together():

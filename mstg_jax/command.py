@@ -46,8 +46,8 @@ def command(name: str) -> Callable[[Main], Main]:
 
 
 def leave(code: int) -> NoReturn:
-    """End the process; after an error at once: Python would wait for a thread in which XLA compiles,
-    or end in a crash of it, and jax.distributed would wait for the other processes."""
+    """End the process; after an error at once: Python would wait for XLA's compiling thread, or
+    end in a crash of it, and jax.distributed would wait for the other processes."""
     if code:
         for stream in (sys.stdout, sys.stderr):
             with suppress(OSError):

@@ -42,7 +42,7 @@ class BetweenNet(MotionCoder):
         )
         self.deformation = DeformationNet(channels, ci=4, co=outputs, rng=rng)
         self.course = (
-            nnx.Param(jnp.asarray(np.zeros(2, np.float32))) if motion.time_course else None
+            nnx.Param(jax.device_put(np.zeros(2, np.float32))) if motion.time_course else None
         )
 
     def motion(self, ed: Image, es: Image, code: Image, gamma: Float[Array, " b"]) -> Motion:

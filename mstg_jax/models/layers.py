@@ -38,8 +38,8 @@ class Conv3d(nnx.Module):
         init: Initializer = orthogonal,
     ):
         self.resize = resize
-        self.kernel = nnx.Param(jnp.asarray(init(rng, (size, size, size, ci, co))))
-        self.bias = nnx.Param(jnp.asarray(np.zeros(co, np.float32))) if use_bias else None
+        self.kernel = nnx.Param(jax.device_put(init(rng, (size, size, size, ci, co))))
+        self.bias = nnx.Param(jax.device_put(np.zeros(co, np.float32))) if use_bias else None
 
     def __call__(self, x: Float[Array, "*b d h w ci"]) -> Float[Array, "*b e i v co"]:
         volumes = x.reshape(-1, *x.shape[-4:])
@@ -69,8 +69,8 @@ class Linear(nnx.Module):
         use_bias: bool = True,
         init: Initializer = orthogonal,
     ):
-        self.kernel = nnx.Param(jnp.asarray(init(rng, (ci, co))))
-        self.bias = nnx.Param(jnp.asarray(np.zeros(co, np.float32))) if use_bias else None
+        self.kernel = nnx.Param(jax.device_put(init(rng, (ci, co))))
+        self.bias = nnx.Param(jax.device_put(np.zeros(co, np.float32))) if use_bias else None
 
     def __call__(self, x: Float[Array, "*b ci"]) -> Float[Array, "*b co"]:
         y = x @ self.kernel[...]
@@ -89,8 +89,8 @@ class GroupNorm(nnx.Module):
                 "choose model.groups and model.channels that fit"
             )
         self.groups = groups
-        self.scale = nnx.Param(jnp.asarray(np.ones(channels, np.float32)))
-        self.bias = nnx.Param(jnp.asarray(np.zeros(channels, np.float32)))
+        self.scale = nnx.Param(jax.device_put(np.ones(channels, np.float32)))
+        self.bias = nnx.Param(jax.device_put(np.zeros(channels, np.float32)))
 
     def __call__(self, x: Float[Array, "b *s c"]) -> Float[Array, "b *s c"]:
         # Moments per channel first: a reduction that keeps the channel axis vectorises on CPU, and

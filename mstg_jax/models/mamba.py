@@ -43,7 +43,7 @@ class Mamba(nnx.Module):
         self.d_state, self.scan = d_state, scan
 
         def param(init: Initializer, *shape: int) -> nnx.Param:
-            return nnx.Param(jnp.asarray(init(rng, (count, *shape))))
+            return nnx.Param(jax.device_put(init(rng, (count, *shape))))
 
         # Bounds as torch's linear and convolution layers start: 1 / sqrt(fan in).
         self.in_proj = param(uniform(width**-0.5), width, 2 * inner)

@@ -4,6 +4,7 @@ from functools import partial
 from itertools import pairwise
 
 import numpy as np
+import jax
 from flax import nnx
 from jax import lax
 from jax import numpy as jnp
@@ -79,8 +80,8 @@ class LipschitzBlock(nnx.Module):
 
     def __init__(self, iterations: int, *, rng: np.random.Generator):
         self.iterations = iterations
-        self.kernel3 = nnx.Param(jnp.asarray(he(rng, (3, 3, 3, 3, 3))))
-        self.kernel1 = nnx.Param(jnp.asarray(he(rng, (1, 1, 1, 3, 3))))
+        self.kernel3 = nnx.Param(jax.device_put(he(rng, (3, 3, 3, 3, 3))))
+        self.kernel1 = nnx.Param(jax.device_put(he(rng, (1, 1, 1, 3, 3))))
 
     def __call__(self, v: Flow) -> Flow:
         kernel3, kernel1 = (

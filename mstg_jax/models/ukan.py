@@ -105,10 +105,10 @@ class KANLinear(nnx.Module):
     def __init__(self, ci: int, co: int, grid: int, order: int, *, rng: np.random.Generator):
         self.grid, self.order = grid, order
         bound = uniform(ci**-0.5)
-        self.base = nnx.Param(jnp.asarray(bound(rng, (ci, co))))
-        self.scaler = nnx.Param(jnp.asarray(bound(rng, (ci, co))))
+        self.base = nnx.Param(jax.device_put(bound(rng, (ci, co))))
+        self.scaler = nnx.Param(jax.device_put(bound(rng, (ci, co))))
         noise = uniform(NOISE / grid / 2)(rng, (ci, grid + order, co))
-        self.spline = nnx.Param(jnp.asarray(noise))
+        self.spline = nnx.Param(jax.device_put(noise))
 
     def __call__(self, x: Float[Array, "*b ci"]) -> Float[Array, "*b co"]:
         spline = self.spline[...] * self.scaler[...][:, None, :]
