@@ -3,8 +3,8 @@
 from functools import partial
 from itertools import pairwise
 
-import numpy as np
 import jax
+import numpy as np
 from flax import nnx
 from jax import lax
 from jax import numpy as jnp
