@@ -44,7 +44,7 @@ def sample(
     from mstg_jax.methods.platform import prepare
     from mstg_jax.training.checkpoint import load_model
 
-    prepare(config.data.cache)
+    prepare(config)
     method = make_method(config)
     model, step = load_model(run, config, method)
     print(f"{config.method} of {run}, step {step} -> {out}")

@@ -1,5 +1,6 @@
 """Train a method: `python train.py [PRESET] [--flags]`, continue with `--resume`."""
 
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,11 +13,13 @@ from mstg_jax.config import Config, SettingsError, UserError, validating
 @command("train.py")
 def main(argv: Sequence[str]) -> int:
     config = parse_train(argv)
+    # NumPy's products are small here, and its threads, waiting busily, take a core from XLA's.
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     # Everything below takes seconds to import; --help and wrong flags should not wait for it.
     from mstg_jax.methods.platform import prepare
     from mstg_jax.training.processes import join
 
-    prepare(config.data.cache)
+    prepare(config)
     if config.train.distributed:
         join()
     return train(config)

@@ -44,7 +44,7 @@ def commands_in(monkeypatch):
 
     Compiled programs are not kept: the setting would outlive the test.
     """
-    monkeypatch.setattr("mstg_jax.methods.platform.prepare", lambda cache: None)
+    monkeypatch.setattr("mstg_jax.methods.platform.prepare", lambda *configs: None)
     return monkeypatch.chdir
 
 

@@ -50,7 +50,7 @@ def test_table_and_figures(tmp_path):
 
 @pytest.mark.parametrize("quantity", QUANTITIES)
 def test_every_quantity_runs(quantity, monkeypatch):
-    monkeypatch.setattr("mstg_jax.bench.workloads.prepare", lambda cache: None)  # as conftest.py
+    monkeypatch.setattr("mstg_jax.bench.workloads.prepare", lambda *configs: None)  # as conftest.py
     run = prepared("ddm-tiny", quantity, SIZE)
     run()
     run()  # the training step's state was donated and is a new one

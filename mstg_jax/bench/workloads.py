@@ -23,7 +23,7 @@ def prepared(preset: str, quantity: Quantity, size: tuple[int, int, int]) -> Cal
     """A call does it once and waits; the first one compiles. Volumes are noise in [0, 1]."""
     config = PRESETS[preset][1]
     config = replace(config, data=replace(config.data, size=size))
-    prepare(config.data.cache)
+    prepare(config)
     method = make_method(config)
     ed, es = np.random.default_rng(0).random((2, *size), np.float32)
     if quantity == "training step":

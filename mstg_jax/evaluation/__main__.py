@@ -70,7 +70,7 @@ def evaluate(settings: Settings) -> None:
     from mstg_jax.methods.platform import prepare
 
     shared = next(iter(configs.values())).data
-    prepare(shared.cache)
+    prepare(*configs.values())
     contenders = load(configs)
     training, validation = load_examples(shared)
     print(f"{len(contenders)} methods, {len(validation)} patients, protocol {settings.protocol}")

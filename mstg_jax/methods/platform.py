@@ -5,15 +5,16 @@ from pathlib import Path
 
 import jax
 
+from mstg_jax.config import Config
+
 # YNNPACK's fusions, XLA's default on CPU since jax 0.10, are slow on our thin convolutions:
 # 9.4 s against 4.6 s for DDM's step at 32 x 128 x 128 (2 cores, jax 0.10.2).
 CPU_OPTIONS = {"xla_cpu_experimental_ynn_fusion_type": ""}
 
 # On CPU XLA gives every result a loop of its own, unrolls it, and LLVM compiles each of thousands.
-# With these, demo's step compiles in 13 instead of 30 s and takes 0.48 instead of 0.54 s,
-# acdc-between's in 20 instead of 43 s and 2.09 instead of 2.46 s (2 cores, jax 0.10.2). An XLA that
-# does not know an option ignores it.
-QUICK_TO_COMPILE = ("xla_cpu_use_multi_output_fusion", "xla_cpu_disable_loop_unrolling")
+# With these, demo's step compiles in half the time and takes no longer, as do those of all methods
+# (2 cores, jax 0.10.2). An XLA that does not know an option ignores it.
+MERGED, NOT_UNROLLED = "xla_cpu_use_multi_output_fusion", "xla_cpu_disable_loop_unrolling"
 
 
 def compiler_options() -> dict[str, str] | None:
@@ -21,7 +22,7 @@ def compiler_options() -> dict[str, str] | None:
     return CPU_OPTIONS if jax.default_backend() == "cpu" else None
 
 
-def prepare(cache: str) -> None:
+def prepare(*configs: Config) -> None:
     """For every command that computes, before JAX's backend starts.
 
     Keeps compiled programs below the cache folder: a second start does not compile again. What
@@ -30,8 +31,10 @@ def prepare(cache: str) -> None:
     jax.config.update("jax_enable_x64", False)
     flags = os.environ.get("XLA_FLAGS", "")
     if "xla_backend_extra_options" not in flags:
-        extra = f"--xla_backend_extra_options={','.join(QUICK_TO_COMPILE)}"
-        os.environ["XLA_FLAGS"] = f"{flags} {extra}".strip()
+        # A tree of products, merged, computes its leaves again and again: ten times the step.
+        trees = any(config.model.scan == "associative" for config in configs)
+        extra = NOT_UNROLLED if trees else f"{MERGED},{NOT_UNROLLED}"
+        os.environ["XLA_FLAGS"] = f"{flags} --xla_backend_extra_options={extra}".strip()
     if jax.config.values["jax_compilation_cache_dir"] is None:
-        folder = Path(cache).expanduser() / "programs"
+        folder = Path(configs[0].data.cache).expanduser() / "programs"
         jax.config.update("jax_compilation_cache_dir", str(folder))
