@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 from mstg_jax.bench import worker
-from mstg_jax.bench.worker import QUANTITIES, Request, forget_peak, peak
+from mstg_jax.bench.request import QUANTITIES, Request
+from mstg_jax.bench.worker import forget_peak, peak
 from mstg_jax.bench.workloads import prepared
 
 ROOT = Path(__file__).parents[1]

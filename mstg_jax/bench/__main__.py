@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 from mstg_jax import files
-from mstg_jax.bench.worker import QUANTITIES, Quantity, Request
+from mstg_jax.bench.request import QUANTITIES, Quantity, Request
 from mstg_jax.command import command, leave
 from mstg_jax.config import PRESETS, SettingsError, UserError, check
 

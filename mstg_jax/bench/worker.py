@@ -9,22 +9,11 @@ import time
 from collections.abc import Callable
 from importlib import import_module
 from pathlib import Path
-from typing import Literal, NamedTuple, get_args
 
-Quantity = Literal[
-    "training step", "denoiser forward", "deformation forward", "sequence of 10 frames"
-]
-QUANTITIES: tuple[Quantity, ...] = get_args(Quantity)
-FRAMES = 10
+from mstg_jax.bench.request import Request
+
 WARM = 2  # runs that do not count
 TESTS = Path(__file__).parents[2] / "tests"
-
-
-class Request(NamedTuple):
-    side: Literal["jax", "torch"]
-    preset: str
-    quantity: Quantity
-    size: tuple[int, int, int]
 
 
 def prepare(request: Request) -> Callable[[], object]:

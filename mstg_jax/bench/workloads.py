@@ -9,7 +9,7 @@ import numpy as np
 from flax import nnx
 from jax import numpy as jnp
 
-from mstg_jax.bench.worker import FRAMES, Quantity
+from mstg_jax.bench.request import FRAMES, Quantity
 from mstg_jax.config import PRESETS, Config
 from mstg_jax.methods import Method, generate_sequence, make_method, new_model
 from mstg_jax.methods.platform import compiler_options, prepare

@@ -32,11 +32,7 @@ Loss = Callable[[Any, Batch, PRNGKeyArray], tuple[Float[Array, ""], dict[str, Fl
 
 
 class Turn(NamedTuple):
-    """An update of the weights below the model's attribute `part`, by a loss like Method.loss.
-
-    A method may have `turns`, a tuple of them, which a training step takes one after the other
-    instead of one update of all weights by Method.loss.
-    """
+    """An update of the weights below the model's attribute `part`, by a loss like Method.loss."""
 
     part: str
     loss: Loss
@@ -48,6 +44,12 @@ class Method(Protocol):
 
     @property
     def trainable(self) -> bool: ...
+
+    @property
+    def turns(self) -> tuple[Turn, ...]:
+        """Updates that a training step takes one after the other; without any, all weights are
+        updated at once by `loss`."""
+        ...
 
     def build(self, rng: np.random.Generator) -> nnx.Module:
         """A new model; one without parameters if the method has none."""

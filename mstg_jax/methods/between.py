@@ -17,7 +17,7 @@ from jaxtyping import Array, Float, PRNGKeyArray
 from mstg_jax.config import DiffusionConfig, ModelConfig, MotionConfig
 from mstg_jax.diffusion.process import q_sample, smoothness
 from mstg_jax.diffusion.schedule import make_schedule
-from mstg_jax.methods.base import Batch, Generated, by_frame
+from mstg_jax.methods.base import Batch, Generated, Turn, by_frame
 from mstg_jax.models.between import BetweenNet
 from mstg_jax.shapes import Image
 
@@ -34,6 +34,7 @@ class Between:
     diffusion: DiffusionConfig
     motion: MotionConfig
     trainable: bool = True
+    turns: tuple[Turn, ...] = ()
 
     def build(self, rng: np.random.Generator) -> BetweenNet:
         return BetweenNet(self.model, self.motion, rng=rng)

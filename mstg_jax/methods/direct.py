@@ -11,7 +11,7 @@ from mstg_jax.config import DiffusionConfig, ModelConfig
 from mstg_jax.diffusion.process import q_sample, target
 from mstg_jax.diffusion.samplers import sample
 from mstg_jax.diffusion.schedule import make_schedule
-from mstg_jax.methods.base import Batch, Frames, Generated, conditions
+from mstg_jax.methods.base import Batch, Frames, Generated, Turn, conditions
 from mstg_jax.models.denoiser import Denoiser
 from mstg_jax.shapes import Image, Steps
 
@@ -23,6 +23,7 @@ class Direct:
     model: ModelConfig
     diffusion: DiffusionConfig
     trainable: bool = True
+    turns: tuple[Turn, ...] = ()
 
     def build(self, rng: np.random.Generator) -> Denoiser:
         return Denoiser(4, 1, self.model, rng=rng)

@@ -9,7 +9,7 @@ from jax import numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from mstg_jax.config import MethodName
-from mstg_jax.methods.base import Batch, Generated
+from mstg_jax.methods.base import Batch, Generated, Turn
 from mstg_jax.shapes import Image
 
 TRIVIAL: tuple[MethodName, ...] = ("copy", "blend")
@@ -21,6 +21,7 @@ class Interpolation:
 
     kind: Literal["copy", "blend"]
     trainable: bool = False
+    turns: tuple[Turn, ...] = ()
 
     def build(self, rng: np.random.Generator) -> nnx.Module:
         del rng

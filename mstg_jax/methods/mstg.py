@@ -14,7 +14,7 @@ from jaxtyping import Array, Float, PRNGKeyArray
 from mstg_jax.config import DiffusionConfig, ModelConfig
 from mstg_jax.diffusion.process import local_ncc, q_sample, smoothness
 from mstg_jax.diffusion.schedule import make_schedule
-from mstg_jax.methods.base import Batch, Generated, by_frame
+from mstg_jax.methods.base import Batch, Generated, Turn, by_frame
 from mstg_jax.models.deformation import DeformationNet, warp
 from mstg_jax.models.denoiser import MotionCoder
 from mstg_jax.shapes import Flow, Image
@@ -41,6 +41,7 @@ class Deform:
     model: ModelConfig
     diffusion: DiffusionConfig
     trainable: bool = True
+    turns: tuple[Turn, ...] = ()
 
     def build(self, rng: np.random.Generator) -> DeformableDiffusion:
         return DeformableDiffusion(self.model, rng=rng)

@@ -15,7 +15,7 @@ from jax import numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from mstg_jax.config import R2NetConfig
-from mstg_jax.methods.base import Batch, Generated, by_frame
+from mstg_jax.methods.base import Batch, Generated, Turn, by_frame
 from mstg_jax.models.deformation import warp
 from mstg_jax.models.r2net import R2Net
 from mstg_jax.shapes import Flow, Image
@@ -25,6 +25,7 @@ from mstg_jax.shapes import Flow, Image
 class LipschitzRegistration:
     config: R2NetConfig
     trainable: bool = True
+    turns: tuple[Turn, ...] = ()
 
     def build(self, rng: np.random.Generator) -> R2Net:
         return R2Net(self.config, rng=rng)

@@ -14,7 +14,7 @@ from jaxtyping import Array, Float, PRNGKeyArray
 
 from mstg_jax.config import DiffusionConfig
 from mstg_jax.diffusion.process import local_ncc, smoothness
-from mstg_jax.methods.base import Batch, Generated, by_frame
+from mstg_jax.methods.base import Batch, Generated, Turn, by_frame
 from mstg_jax.models.deformation import DeformationNet, warp
 from mstg_jax.shapes import Flow, Image
 
@@ -26,6 +26,7 @@ class VoxelMorph:
     channels: tuple[int, ...]
     diffusion: DiffusionConfig
     trainable: bool = True
+    turns: tuple[Turn, ...] = ()
 
     def build(self, rng: np.random.Generator) -> DeformationNet:
         return DeformationNet(self.channels, rng=rng)

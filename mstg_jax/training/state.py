@@ -121,11 +121,10 @@ def init_state(
     If the method takes turns, each has its own state of the optimiser.
     """
     graph, params = new_model(method, seed)
-    turns = getattr(method, "turns", ())
 
     def state_of(form: Callable[[nnx.State], Any]) -> TrainState:
         """With all weights, and those of each turn, in this form."""
-        of_turns = tuple(optimiser.init(form(params[turn.part])) for turn in turns)
+        of_turns = tuple(optimiser.init(form(params[turn.part])) for turn in method.turns)
         opt_state = of_turns or optimiser.init(form(params))
         return TrainState(jnp.zeros((), jnp.int32), form(params), form(params), opt_state)
 

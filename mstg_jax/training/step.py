@@ -40,7 +40,7 @@ def make_train_step(
     folds its number in. steps is the length of the run. metrics: loss, its parts and grad_norm,
     means over the whole batch; of a method's turns loss and grad_norm are the last one's.
     """
-    turns, graph = getattr(method, "turns", ()), structure.graph
+    turns, graph = method.turns, structure.graph
 
     def update(
         optimiser: optax.GradientTransformation, loss: Loss, params: nnx.State, opt_state: PyTree

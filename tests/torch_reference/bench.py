@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 import torch
 
-from mstg_jax.bench.worker import FRAMES
+from mstg_jax.bench.request import FRAMES
 from mstg_jax.config import PRESETS
 from torch_reference.ddm import DeformableDiffusion
 from torch_reference.diffusion import generate, losses
