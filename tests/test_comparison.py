@@ -106,7 +106,7 @@ def test_tables_have_every_method(out: Path):
 
 def test_report_needs_no_other_file(out: Path):
     text = (out / "report.html").read_text(encoding="utf-8")
-    sources = re.findall(r"(?:src|href)='([^']*)'", text)
+    sources = re.findall(r"""(?:src|href)=["']([^"']*)["']""", text)
     # The strip, slices of each method, two charts, and two worst patients of each method.
     assert len(sources) == 1 + 3 + 2 + 6
     for source in sources:

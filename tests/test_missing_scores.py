@@ -178,10 +178,10 @@ def test_names_mean_themselves(tmp_path):
     methods = contenders(*NAMES)
     results = results_of(tmp_path / "out", methods, training, validation)
     html = (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
-    assert "charset='utf-8'" in html
+    assert '<meta charset="utf-8">' in html
     assert not re.search(r"</?[bi]\b", html)
-    assert "_a|b&lt;i&gt;&amp;&quot;c&quot;&#x27;d&#x27;$x^$" in html
-    assert "patient&lt;b&gt;|`*&amp;&#x27;x&#x27;$^$" in html
+    assert "_a|b&lt;i&gt;&amp;&#34;c&#34;&#39;d&#39;$x^$" in html
+    assert "patient&lt;b&gt;|`*&amp;&#39;x&#39;$^$" in html
     assert "Data: root a&lt;b&gt;." in html
     rows = (tmp_path / "out" / "table.md").read_text(encoding="utf-8").splitlines()
     quality = [row for row in rows if row.startswith(r"| _a\|b&lt;i&gt;&amp;" + "\"c\"'d'$x^$ |")]

@@ -2,12 +2,13 @@
 
 import base64
 from collections.abc import Sequence
-from html import escape
+from functools import partial
 from io import BytesIO
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+from jinja2 import Environment, PackageLoader, StrictUndefined
 from PIL import Image
 
 from mstg_jax.data.pipeline import Example
@@ -35,17 +36,6 @@ WHITE = 127
 """The last grey of figures.palette."""
 SMALL = 200_000
 """Bytes up to which a picture is embedded as it is."""
-STYLE = """
-body { font: 15px/1.45 system-ui, sans-serif; color: #1c1c1c; margin: 2rem auto; max-width: 1320px;
-       padding: 0 1rem; }
-table { border-collapse: collapse; font-variant-numeric: tabular-nums; font-size: 14px; }
-th, td { padding: .25rem .7rem; text-align: right; border-bottom: 1px solid #ddd; }
-th:first-child, td:first-child { text-align: left; }
-.wide { overflow-x: auto; }
-figure { margin: 1rem 0 2rem; }
-figcaption, .note { color: #555; max-width: 60rem; }
-img { max-width: 100%; height: auto; }
-"""
 
 
 class Picture(NamedTuple):
@@ -160,33 +150,22 @@ def _file(*names: str) -> str:
 def _html(
     results: dict[str, Any], tables: Sequence[Section], chapters: Sequence[Chapter], width: int
 ) -> str:
-    names = ", ".join(results["methods"])
-    settings = ", ".join(f"{name} {value}" for name, value in results["data"].items())
-    parts = [
-        "<!doctype html><html lang='en'><head><meta charset='utf-8'>"
-        f"<title>{escape(names)}</title><style>{STYLE}</style></head><body>",
-        f"<h1>Comparison of {escape(names)}</h1><p class='note'>Data: {escape(settings)}.</p>",
-    ]
-    for section in tables:
-        parts.append(_heading(section.title, section.note))
-        header, *rows = section.table
-        cells = [_row("th", header), *(_row("td", row) for row in rows)]
-        parts.append(f"<div class='wide'><table>{''.join(cells)}</table></div>")
-    for chapter in chapters:
-        parts.append(_heading(chapter.title, chapter.note))
-        for path, caption in chapter.pictures:
-            text = escape(caption)
-            image = f"<img alt='{text}' src='{data_uri(path, width)}'>"
-            parts.append(f"<figure><figcaption>{text}</figcaption>{image}</figure>")
-    return "\n".join([*parts, "</body></html>\n"])
-
-
-def _heading(title: str, note: str) -> str:
-    return f"<h2>{escape(title)}</h2><p class='note'>{escape(note)}</p>"
-
-
-def _row(tag: str, cells: Sequence[str]) -> str:
-    return f"<tr>{''.join(f'<{tag}>{escape(cell)}</{tag}>' for cell in cells)}</tr>"
+    loader = PackageLoader("mstg_jax.evaluation", ".")
+    template = Environment(
+        loader=loader,
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    ).get_template("report.html.jinja")
+    return template.render(
+        names=list(results["methods"]),
+        data=results["data"],
+        sections=tables,
+        chapters=chapters,
+        embedded=partial(data_uri, width=width),
+    )
 
 
 def data_uri(path: Path, width: int) -> str:
