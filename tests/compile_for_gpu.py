@@ -24,7 +24,9 @@ from jax import numpy as jnp
 from jax.experimental import topologies
 from jax.sharding import SingleDeviceSharding
 
-from kernels.selective_scan import selective_scan, traffic, triton_gpu
+from kernels.bench import traffic
+from kernels.selective_scan import selective_scan
+from kernels.selective_scan.gpu import launch as gpu
 
 GPUS = {  # capability, multiprocessors, shared memory of each, and of a block
     "NVIDIA A100-SXM4-80GB": (80, 108, 167936, 166912),
@@ -74,7 +76,7 @@ def compiled(name, dtype, batch=2, length=2048, d=64, n=16):
         y, last = selective_scan(**args._asdict(), delta_softplus=True, return_last_state=True)
         return jnp.sum(y.astype(jnp.float32)) + jnp.sum(last)
 
-    with triton_gpu.compiling_for(GPUS[name][0]):
+    with gpu.compiling_for(GPUS[name][0]):
         return jax.jit(jax.value_and_grad(loss)).lower(shapes).compile().as_text()
 
 
@@ -124,7 +126,7 @@ def scans(capabilities):
 
 
 def step(preset="acdc-small-tiny", name="NVIDIA H100 80GB HBM3"):
-    with triton_gpu.compiling_for(GPUS[name][0]):
+    with gpu.compiling_for(GPUS[name][0]):
         text = compiled_step(preset, devices(name, 4)).as_text()
     for kernel, _ in kernels(text):
         print(kernel)

@@ -25,8 +25,9 @@ from jax import numpy as jnp
 from jax.experimental import topologies
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec, SingleDeviceSharding
 
-from kernels.selective_scan import pallas_tpu, selective_scan
+from kernels.selective_scan import selective_scan
 from kernels.selective_scan.form import Arguments, Options, chunk_length, chunks
+from kernels.selective_scan.tpu import launch as tpu
 
 TARGETS = {"v5e": "v5e:2x2", "v5p": "v5p:2x2x1", "v6e": "v6e:2x2"}
 
@@ -85,10 +86,10 @@ def programs(case, dtype, device):
     options = Options(not case.bare, case.reverse, chunk_length(b, l, d))
 
     def backward(args, entries, dy, dlast):
-        return pallas_tpu.backward(args, entries, dy, dlast, options)
+        return tpu.backward(args, entries, dy, dlast, options)
 
     entries = shape(b, chunks(l, options), d, n)
-    yield "forward", jax.jit(lambda args: pallas_tpu.forward(args, options)).lower(args).compile()
+    yield "forward", jax.jit(lambda args: tpu.forward(args, options)).lower(args).compile()
     yield "backward", jax.jit(backward).lower(args, entries, tokens, shape(b, d, n)).compile()
 
 

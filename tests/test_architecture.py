@@ -41,6 +41,9 @@ COMMANDS = {
     "data/acdc.py": {"command"},
     "data/verify.py": {"command"},
 }
+# The scan's backends, each in a room of its own: what of the op their files may import.
+SCAN = ROOT / "kernels" / "selective_scan"
+ROOMS = {"xla": {"form", "growth"}, "gpu": {"form", "sizes"}, "tpu": {"form", "growth", "sizes"}}
 JAX = {"jax", "flax", "optax", "orbax"}
 HOST = dict.fromkeys(("data", "cli", "runs", "files", "command"), JAX)
 
@@ -87,6 +90,37 @@ def test_every_part_has_its_rule():
 def test_settings_need_the_standard_library_only():
     for path in (ROOT / "mstg_jax" / "config").glob("*.py"):
         assert imports(path) <= sys.stdlib_module_names | {"config"}, path
+
+
+def modules(path: Path) -> set[str]:
+    """Full names of what a file imports of `kernels`: modules, and what it takes out of them."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            found |= {f"{node.module}.{alias.name}" for alias in node.names}
+    return {name for name in found if name.split(".")[0] == "kernels"}
+
+
+def within(names: set[str], packages: set[str]) -> bool:
+    return all(any(f"{name}.".startswith(f"{x}.") for x in packages) for name in names)
+
+
+@pytest.mark.parametrize("room", ROOMS)
+def test_a_backend_needs_little_of_the_op_and_no_other_backend(room):
+    allowed = {f"kernels.selective_scan.{x}" for x in (room, *ROOMS[room])}
+    for path in (SCAN / room).rglob("*.py"):
+        assert within(modules(path), allowed), path
+    assert not imports(SCAN / room / "__init__.py")  # a name in it would load what is optional
+
+
+def test_the_op_loads_no_backend_but_xla_and_measures_nothing():
+    assert {p.parent.name for p in SCAN.glob("*/__init__.py")} == ROOMS.keys()
+    own = {f"kernels.selective_scan.{p.stem}" for p in SCAN.glob("*.py")}
+    for path in SCAN.glob("*.py"):
+        chosen = {"kernels.selective_scan.xla"} if path.stem == "choose" else set()
+        assert within(modules(path), own | chosen), path
 
 
 def opens_text(call: ast.Call) -> bool:

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import pytest
 import tyro
 
-import kernels.bench
+from kernels.bench import measure as scan_bench
 from mstg_jax import runs
 from mstg_jax.bench import __main__ as bench
 from mstg_jax.cli import parse_sample, parse_train
@@ -40,7 +40,7 @@ PROGRAMS: dict[str, tuple[Callable[[list[str]], Any], tuple[str, ...]]] = {
     "mstg_jax.interop": (lambda argv: tyro.cli(interop.Command, args=argv), ("from-torch",)),
     "mstg_jax.bench": (lambda argv: tyro.cli(bench.Settings, args=argv), ()),
     "mstg_jax.data.acdc": (parse_verify, ("verify",)),
-    "kernels.bench": (lambda argv: tyro.cli(kernels.bench.Settings, args=argv), ()),
+    "kernels.bench": (lambda argv: tyro.cli(scan_bench.Settings, args=argv), ()),
 }
 
 

@@ -30,10 +30,11 @@ from scan_oracle import (
     wanted_of,
 )
 
-from kernels.selective_scan import pallas_arrays, pallas_tpu
 from kernels.selective_scan.form import Options
-from kernels.selective_scan.pallas_plan import plan_of, vmem
-from kernels.selective_scan.tuning import Scan, cdiv
+from kernels.selective_scan.sizes import Scan, cdiv
+from kernels.selective_scan.tpu import arrays
+from kernels.selective_scan.tpu import launch as tpu
+from kernels.selective_scan.tpu.plan import plan_of, vmem
 
 ROOT = Path(__file__).parents[1]
 TOLERANCE = 1e-5  # of the largest value, float32
@@ -47,10 +48,10 @@ def run(given_, dy, dlast, *, dtype=jnp.float32, chunk=64, softplus=True, revers
 
     @partial(jax.jit, compiler_options=QUICK)
     def both(args, dy, dlast):
-        y, last, entries = pallas_tpu.forward(args, options)
-        return y, last, pallas_tpu.backward(args, entries, dy, dlast, options)
+        y, last, entries = tpu.forward(args, options)
+        return y, last, tpu.backward(args, entries, dy, dlast, options)
 
-    with pallas_tpu.interpreting(how):
+    with tpu.interpreting(how):
         y, last, slopes = both(args, jnp.asarray(dy, dtype), jnp.asarray(dlast))
     return results(given_, args, y, last, slopes)
 
@@ -80,7 +81,7 @@ def small_plan(scan, backward, itemsize):
 
 @pytest.fixture
 def small(monkeypatch):
-    monkeypatch.setattr(pallas_arrays, "plan_of", small_plan)
+    monkeypatch.setattr(arrays, "plan_of", small_plan)
 
 
 @pytest.mark.parametrize(
@@ -133,8 +134,8 @@ def test_states_that_grow(small):
 def test_a_nan_spoils_later_tokens_only(small):
     given_ = arguments(300)
     given_["u"][:, 250] = np.nan
-    with pallas_tpu.interpreting():
-        forward = jax.jit(partial(pallas_tpu.forward, options=Options(True, False, 64)))
+    with tpu.interpreting():
+        forward = jax.jit(partial(tpu.forward, options=Options(True, False, 64)))
         y, *_ = forward(formed(given_))
     assert jnp.isfinite(y[:, :250]).all()
     assert jnp.isnan(y[:, 250:]).all()
@@ -174,7 +175,7 @@ WIDE = {"per_group": [1, 2, 5, 9], "n": [1, 3, 16, 17]}
 def test_any_shape_and_option(drawn):
     given_, options = drawn
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(pallas_arrays, "plan_of", small_plan)
+        patch.setattr(arrays, "plan_of", small_plan)
         assert_exact(given_, **options)
 
 

@@ -10,9 +10,11 @@ import jax
 import numpy as np
 import pytest
 
-from kernels import baselines, bench
+from kernels.bench import baselines
+from kernels.bench.__main__ import main
+from kernels.bench.measure import Settings, candidates
+from kernels.bench.workloads import WORKLOADS, Workload, arguments
 from kernels.selective_scan import selective_scan
-from kernels.selective_scan.workloads import WORKLOADS, Workload, arguments
 
 SMALL = Workload(2, 512, 8, 4)
 
@@ -33,7 +35,7 @@ def test_figures(monkeypatch, tmp_path, capsys):
     monkeypatch.setitem(WORKLOADS, "small", SMALL)
     path = tmp_path / "figures.json"
     methods = ("sequential", "checkpointed")
-    bench.main(bench.Settings(workloads=("small",), methods=methods, rounds=1, json=path))
+    main(Settings(workloads=("small",), methods=methods, rounds=1, json=path))
     rows = json.loads(path.read_text(encoding="utf-8"))["rows"]
     assert [(r["method"], r["what"]) for r in rows] == [
         (method, what) for method in methods for what in ("forward", "forward+backward")
@@ -45,8 +47,8 @@ def test_figures(monkeypatch, tmp_path, capsys):
 
 
 def test_scans_that_would_not_fit_are_left_out():
-    settings = bench.Settings(methods=("whole",))
-    assert bench.candidates(WORKLOADS["long-512k"], settings) == []
+    settings = Settings(methods=("whole",))
+    assert candidates(WORKLOADS["long-512k"], settings) == []
 
 
 @pytest.mark.parametrize(

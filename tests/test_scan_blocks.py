@@ -6,10 +6,10 @@ import pytest
 from jax import numpy as jnp
 from scan_oracle import arguments, cotangents, formed
 
-from kernels.selective_scan import blocks
-from kernels.selective_scan.blocks import Block, Blocked, block_of
 from kernels.selective_scan.form import Options
-from kernels.selective_scan.xla import Chunked, Sequential
+from kernels.selective_scan.xla import blocks
+from kernels.selective_scan.xla.blocks import Block, Blocked, block_of
+from kernels.selective_scan.xla.chunked import Chunked, Sequential
 
 INNER = Chunked(Sequential)
 OPTIONS = Options(delta_softplus=True, reverse=False, chunk=64)

@@ -11,6 +11,7 @@ from jax.sharding import AxisType, NamedSharding, PartitionSpec
 from scan_oracle import arguments, cotangents, errors, gradients
 
 from kernels.selective_scan import choose, explain, selective_scan
+from kernels.selective_scan.xla.chunked import associative
 
 
 def scan(given, **options):
@@ -215,7 +216,7 @@ def test_explain():
 def test_a_gpu_without_its_kernel_is_told_why(monkeypatch, caplog):
     missing = {"triton": "it is not installed; install it"}
     monkeypatch.setattr(choose, "unavailable", missing.get)
-    assert choose.implementation_for("cuda", None, double=False) is choose.xla.associative
+    assert choose.implementation_for("cuda", None, double=False) is associative
     assert "selective_scan on cuda runs associative: triton cannot run, because it" in caplog.text
     assert explain(platform="cuda").startswith("associative: triton cannot run, because it is not")
     with pytest.raises(NotImplementedError, match=r"cannot run 'triton': .*install it"):

@@ -30,7 +30,8 @@ from scan_oracle import (
 )
 
 from kernels.selective_scan.form import Options
-from kernels.selective_scan.tuning import Plan, Scan, Tile, carry_tile, gpu_tiles
+from kernels.selective_scan.gpu.plan import Plan, Tile, carry_tile, gpu_tiles
+from kernels.selective_scan.sizes import Scan
 
 if find_spec("triton") is None:
     pytest.skip("triton is not installed", allow_module_level=True)
@@ -38,8 +39,9 @@ import triton
 import triton_interpreter
 from triton import language as tl
 
-from kernels.selective_scan import traffic, triton_gpu
-from kernels.selective_scan.triton_tiles import compose
+from kernels.bench import traffic
+from kernels.selective_scan.gpu import launch as gpu
+from kernels.selective_scan.gpu.tiles import compose
 
 
 @triton.jit
@@ -58,8 +60,8 @@ ROOT = Path(__file__).parents[1]
 def small(monkeypatch):
     """In the interpreter; small tiles, so that a small scan has several of everything."""
     triton_interpreter.install(monkeypatch)
-    monkeypatch.setattr(triton_gpu, "_launch", triton_interpreter.launch)
-    monkeypatch.setattr(triton_gpu, "carry_tile", lambda scan: Tile(4, 8, 1, 1, warps=4))
+    monkeypatch.setattr(gpu, "_launch", triton_interpreter.launch)
+    monkeypatch.setattr(gpu, "carry_tile", lambda scan: Tile(4, 8, 1, 1, warps=4))
 
 
 @pytest.fixture
@@ -70,8 +72,8 @@ def interpreted(monkeypatch):
 def run(given_, dy, dlast, *, dtype=jnp.float32, chunk=64, softplus=True, reverse=False):
     """y and the last state, and the gradients of `given_` (a dict as in scan_oracle)."""
     args, options = formed(given_, dtype), Options(softplus, reverse, chunk)
-    y, last, entries = triton_gpu.forward(args, options)
-    slopes = triton_gpu.backward(args, entries, jnp.asarray(dy, dtype), jnp.asarray(dlast), options)
+    y, last, entries = gpu.forward(args, options)
+    slopes = gpu.backward(args, entries, jnp.asarray(dy, dtype), jnp.asarray(dlast), options)
     return results(given_, args, y, last, slopes)
 
 
@@ -120,7 +122,7 @@ def test_channels_in_blocks_and_programs_and_the_same_twice(interpreted, monkeyp
     def tiles(kernel, scan):
         return Tile(T=8, D=2, R=2, J=2, warps=1, splits=2 if kernel == "gradients" else 1)
 
-    monkeypatch.setattr(triton_gpu, "gpu_tiles", tiles)
+    monkeypatch.setattr(gpu, "gpu_tiles", tiles)
     given_ = arguments(19, d=5, batch=1)
     first, again = (compare(given_, chunk=16) for _ in range(2))
     for name, x in first.items():
@@ -213,12 +215,12 @@ def test_why_it_is_unavailable(monkeypatch):
     def installed(**versions):
         def version(name):
             if name not in versions:
-                raise triton_gpu.PackageNotFoundError(name)
+                raise gpu.PackageNotFoundError(name)
             return versions[name]
 
-        monkeypatch.setattr(triton_gpu, "version", version)
-        triton_gpu.unavailable.cache_clear()
-        return triton_gpu.unavailable()
+        monkeypatch.setattr(gpu, "version", version)
+        gpu.unavailable.cache_clear()
+        return gpu.unavailable()
 
     assert "not installed; pip install" in installed(jax="0.10.2")
     broken = installed(**{"jax": "0.12.0.1", "jax-triton": "0.4.1"})
@@ -226,7 +228,7 @@ def test_why_it_is_unavailable(monkeypatch):
     monkeypatch.setitem(sys.modules, "jax_triton", None)
     failing = installed(**{"jax": "0.10.2", "jax-triton": "0.3.1"})
     assert "cannot be imported" in failing
-    triton_gpu.unavailable.cache_clear()
+    gpu.unavailable.cache_clear()
 
 
 def program(*arguments):
@@ -244,7 +246,7 @@ def program(*arguments):
 def test_machine_code(capability, dtype):
     """`python -m kernels.bench --static` has all of it."""
     code = (
-        "import json; from kernels import static; "
+        "import json; from kernels.bench import static; "
         f"rows = static.resources(static.WORKLOADS['stage3'], {dtype!r}, {capability}); "
         "print(json.dumps([x._asdict() for x in rows]))"
     )

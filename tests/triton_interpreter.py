@@ -91,7 +91,7 @@ def call(self, *args, **kwargs):
 
 
 def launch(kernel, grid, inputs, out_shapes, num_warps, **constexprs):
-    """For triton_gpu._launch. What is not written, or not given but read, shows as NaN."""
+    """For gpu/launch.py's _launch. What is not written, or not given but read, shows as NaN."""
 
     def run(*arrays):
         given = iter([np.array(x) for x in arrays])

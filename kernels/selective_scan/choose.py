@@ -6,14 +6,14 @@ from importlib import import_module
 
 import jax
 
-from kernels.selective_scan import xla
 from kernels.selective_scan.form import Implementation
+from kernels.selective_scan.xla import chunked
 
 NAMES = ("reference", "sequential", "associative", "triton", "pallas_tpu")
 PREFERRED = {"cpu": "sequential", "cuda": "triton", "tpu": "pallas_tpu"}
 EVERYWHERE = "associative"
 ONLY = {"triton": "cuda", "pallas_tpu": "tpu"}  # the one platform that these run on
-MODULES = {"triton": "triton_gpu", "pallas_tpu": "pallas_tpu"}  # loaded when they are wanted
+MODULES = {"triton": "gpu.launch", "pallas_tpu": "tpu.launch"}  # loaded when they are wanted
 
 log = logging.getLogger("kernels.selective_scan")
 
@@ -72,7 +72,7 @@ def load(name: str) -> Implementation:
     _require(name)
     if name in MODULES:
         return import_module(f"{__package__}.{MODULES[name]}")  # pyright: ignore[reportReturnType]
-    return {"sequential": xla.sequential, "associative": xla.associative}[name]
+    return {"sequential": chunked.sequential, "associative": chunked.associative}[name]
 
 
 def _require(name: str) -> None:

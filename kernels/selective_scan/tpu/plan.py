@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from math import gcd
 
-from kernels.selective_scan.tuning import Scan, cdiv
+from kernels.selective_scan.sizes import Scan, cdiv
 
 LANES = 128
 ROUNDS = 7  # of a scan over 128 lanes

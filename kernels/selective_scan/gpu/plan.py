@@ -1,67 +1,16 @@
-"""Sizes that the implementations choose for themselves, each by a pure function of the shapes."""
+"""What a GPU kernel is specialised for, and its tiles by a function of the shapes."""
 
 from dataclasses import dataclass
 from typing import Literal
 
-from kernels.selective_scan.form import Arguments, Options, groups
+from kernels.selective_scan.sizes import Scan, cdiv
 
 TokenKernel = Literal["chunk_states", "chunk_adjoints", "outputs", "gradients"]
-
-
-def cdiv(a: int, b: int) -> int:
-    return -(-a // b)
 
 
 def power_of_two(x: int) -> int:
     """The smallest power of two that is at least x."""
     return 1 << (x - 1).bit_length()
-
-
-@dataclass(frozen=True)
-class Scan:
-    """What a scan computes: its sizes as in form.py, and which arguments there are."""
-
-    b: int
-    l: int  # noqa: E741  the axis is called l everywhere
-    d: int
-    n: int
-    g: int
-    chunk: int
-    bias: bool
-    softplus: bool
-    skip: bool
-    gate: bool
-    B_varies: bool
-    C_varies: bool
-    reverse: bool
-
-    @classmethod
-    def of(cls, args: Arguments, options: Options) -> "Scan":
-        (b, l, d), n = args.u.shape, args.A.shape[1]  # noqa: E741
-        return cls(
-            b=b,
-            l=l,
-            d=d,
-            n=n,
-            g=groups(args),
-            chunk=options.chunk,
-            bias=args.delta_bias is not None,
-            softplus=options.delta_softplus,
-            skip=args.D is not None,
-            gate=args.z is not None,
-            B_varies=args.B.ndim == 4,
-            C_varies=args.C.ndim == 4,
-            reverse=options.reverse,
-        )
-
-    @property
-    def p(self) -> int:
-        """Channels per group."""
-        return self.d // self.g
-
-    @property
-    def chunks(self) -> int:
-        return cdiv(self.l, self.chunk)
 
 
 @dataclass(frozen=True)

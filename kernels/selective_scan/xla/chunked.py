@@ -12,11 +12,11 @@ import jax
 from jax import Array, lax
 from jax import numpy as jnp
 
-from kernels.selective_scan.blocks import Blocked
 from kernels.selective_scan.form import Arguments, Entries, Options, State, Tokens
 from kernels.selective_scan.growth import grown
-from kernels.selective_scan.time_major import Fixed, Layout, Rows, gated, rows_of
-from kernels.selective_scan.time_major import Tokens as Chunk
+from kernels.selective_scan.xla.blocks import Blocked
+from kernels.selective_scan.xla.time_major import Fixed, Layout, Rows, gated, rows_of
+from kernels.selective_scan.xla.time_major import Tokens as Chunk
 
 
 class Sequential:

@@ -12,8 +12,8 @@ from typing import Any, NamedTuple
 import jax
 from jax import numpy as jnp
 
-from kernels.selective_scan import triton_gpu
 from kernels.selective_scan.form import Arguments, Options
+from kernels.selective_scan.gpu import launch as gpu
 
 
 class Launch(NamedTuple):
@@ -86,13 +86,13 @@ def launches(args: Arguments, options: Options) -> tuple[list[Launch], list[Laun
         recorded.append(Launch(kernel, grid, given, tuple(out_shapes), num_warps, constexprs))
         return tuple(jnp.zeros(s.shape, s.dtype) for s in out_shapes)
 
-    launch, triton_gpu._launch = triton_gpu._launch, record
+    launch, gpu._launch = gpu._launch, record
     try:
-        y, last, entries = jax.eval_shape(lambda a: triton_gpu.forward(a, options), args)
+        y, last, entries = jax.eval_shape(lambda a: gpu.forward(a, options), args)
         forward, recorded = recorded, []
-        jax.eval_shape(partial(triton_gpu.backward, options=options), args, entries, y, last)
+        jax.eval_shape(partial(gpu.backward, options=options), args, entries, y, last)
     finally:
-        triton_gpu._launch = launch
+        gpu._launch = launch
     return forward, recorded
 
 

@@ -18,10 +18,10 @@ from triton import knobs
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
-from kernels.selective_scan import traffic
+from kernels.bench import traffic
+from kernels.bench.traffic import Launch
+from kernels.bench.workloads import WORKLOADS, Workload
 from kernels.selective_scan.form import Options, chunk_length
-from kernels.selective_scan.traffic import Launch
-from kernels.selective_scan.workloads import WORKLOADS, Workload
 
 COMPILED = ("stage1", "stage3", "lm-130m")  # one for each choice of tiles
 CAPABILITIES = (80, 90)

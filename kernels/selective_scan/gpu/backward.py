@@ -1,10 +1,10 @@
-"""The Triton kernel of the scan's gradients; the others are in triton_kernels.py."""
+"""The Triton kernel of the scan's gradients; the others are in kernels.py."""
 
 # pyright: reportArgumentType=false, reportAttributeAccessIssue=false, reportIndexIssue=false
 # pyright: reportMissingImports=false
 import triton.language as tl
 
-from kernels.selective_scan.triton_tiles import (
+from kernels.selective_scan.gpu.tiles import (
     LN2,
     LOG2E,
     advance,

@@ -1,4 +1,4 @@
-"""The scan's TPU kernel of the gradients; pallas_kernels.py says how it goes through a column."""
+"""The scan's TPU kernel of the gradients; kernels.py says how it goes through a column."""
 
 from typing import Any
 
@@ -7,7 +7,7 @@ from jax import Array
 from jax import numpy as jnp
 from jax.experimental import pallas as pl
 
-from kernels.selective_scan.pallas_kernels import (
+from kernels.selective_scan.tpu.kernels import (
     Chain,
     Channel,
     Refs,
@@ -18,8 +18,8 @@ from kernels.selective_scan.pallas_kernels import (
     steps_of,
     walk,
 )
-from kernels.selective_scan.pallas_layout import Column, Part, add_up
-from kernels.selective_scan.pallas_plan import LANES, Plan
+from kernels.selective_scan.tpu.layout import Column, Part, add_up
+from kernels.selective_scan.tpu.plan import LANES, Plan
 
 
 def backward_kernel(plan: Plan, refs: Refs) -> None:

@@ -18,10 +18,10 @@ from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
 
 from kernels.selective_scan.form import Arguments, Entries, Options, State, Tokens
-from kernels.selective_scan.pallas_arrays import Arrays, Block
-from kernels.selective_scan.pallas_backward import backward_kernel
-from kernels.selective_scan.pallas_kernels import Refs, forward_kernel
-from kernels.selective_scan.pallas_plan import LANES, LIMIT, Plan
+from kernels.selective_scan.tpu.arrays import Arrays, Block
+from kernels.selective_scan.tpu.backward import backward_kernel
+from kernels.selective_scan.tpu.kernels import Refs, forward_kernel
+from kernels.selective_scan.tpu.plan import LANES, LIMIT, Plan
 
 _interpret: ContextVar[Any] = ContextVar("interpret", default=False)
 

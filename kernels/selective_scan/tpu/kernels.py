@@ -1,6 +1,6 @@
 """The scan's TPU kernel of the forward pass, and what the backward one shares with it.
 
-Vectors are (states, 128 runs of a column) for one channel and one step; pallas_layout.py says what
+Vectors are (states, 128 runs of a column) for one channel and one step; layout.py says what
 a run is. Each batch of channels is gone through three times: what every run does on its own, from
 zero; the scan of these over the runs; and the runs again, from the states that enter them. What is
 of size (d n) has its channels on lanes.
@@ -16,9 +16,9 @@ from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
 
 from kernels.selective_scan.growth import grown
-from kernels.selective_scan.pallas_layout import Column, Part, add_up, channels_inside, sum_states
-from kernels.selective_scan.pallas_plan import LANES, ROUNDS, Plan
-from kernels.selective_scan.tuning import cdiv
+from kernels.selective_scan.sizes import cdiv
+from kernels.selective_scan.tpu.layout import Column, Part, add_up, channels_inside, sum_states
+from kernels.selective_scan.tpu.plan import LANES, ROUNDS, Plan
 
 Refs = dict[str, Any]
 

@@ -1,10 +1,10 @@
-"""The scan's Triton kernels, chunk-parallel over the tokens; triton_gpu.py launches them."""
+"""The scan's Triton kernels, chunk-parallel over the tokens; launch.py launches them."""
 
 # pyright: reportArgumentType=false, reportAttributeAccessIssue=false, reportIndexIssue=false
 # pyright: reportMissingImports=false
 import triton.language as tl
 
-from kernels.selective_scan.triton_tiles import (
+from kernels.selective_scan.gpu.tiles import (
     LOG2E,
     advance,
     by_state,

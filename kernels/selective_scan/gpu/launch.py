@@ -23,9 +23,10 @@ from jax import numpy as jnp
 from triton import knobs
 
 from kernels.selective_scan.form import Arguments, Entries, Options, State, Tokens
-from kernels.selective_scan.triton_backward import gradients
-from kernels.selective_scan.triton_kernels import carry, chunk_adjoints, chunk_states, outputs
-from kernels.selective_scan.tuning import Plan, Scan, carry_tile, cdiv, gpu_tiles
+from kernels.selective_scan.gpu.backward import gradients
+from kernels.selective_scan.gpu.kernels import carry, chunk_adjoints, chunk_states, outputs
+from kernels.selective_scan.gpu.plan import Plan, carry_tile, gpu_tiles
+from kernels.selective_scan.sizes import Scan, cdiv
 
 Shape = jax.ShapeDtypeStruct
 _capability: ContextVar[int | None] = ContextVar("capability", default=None)

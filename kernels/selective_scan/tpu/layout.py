@@ -20,7 +20,7 @@ from jax import numpy as jnp
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
 
-from kernels.selective_scan.pallas_plan import LANES, Plan
+from kernels.selective_scan.tpu.plan import LANES, Plan
 
 PART = 32  # rows that are rearranged at a time
 

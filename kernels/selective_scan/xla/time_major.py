@@ -1,4 +1,4 @@
-"""The arguments as xla.py walks them: time first, cut into chunks, channels last."""
+"""The arguments as chunked.py walks them: time first, cut into chunks, channels last."""
 
 from typing import NamedTuple
 

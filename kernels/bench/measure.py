@@ -1,14 +1,10 @@
 """Time and memory of the selective scan beside the ways it is commonly written.
 
-`python -m kernels.bench` measures on this machine, in alternating rounds; medians of wall time.
-`python -m kernels.bench --static` needs no GPU: what the GPU kernels become (kernels/static.py).
+On this machine, in alternating rounds; medians of wall time.
 """
 
 # pyright: reportMissingImports=false
 
-import json
-import logging
-import platform
 import statistics
 import time
 from collections.abc import Callable
@@ -21,9 +17,9 @@ import jax
 import numpy as np
 from jax import numpy as jnp
 
-from kernels import baselines
-from kernels.selective_scan import NAMES, explain, selective_scan
-from kernels.selective_scan.workloads import WORKLOADS, Workload, arguments
+from kernels.bench import baselines
+from kernels.bench.workloads import WORKLOADS, Workload, arguments
+from kernels.selective_scan import selective_scan
 
 BASELINES = {"whole": baselines.whole, "checkpointed": baselines.checkpointed}
 TOO_LARGE = 1 << 30  # bytes of all states; `whole` needs several times as much
@@ -36,9 +32,9 @@ class Settings:
     """Measure the selective scan; all workloads that fit by default."""
 
     workloads: tuple[str, ...] = ("stage1", "stage2", "stage3", "stage4", "long-4k", "long-32k")
-    """Names from kernels/selective_scan/workloads.py."""
+    """Names from kernels/bench/workloads.py."""
     methods: tuple[str, ...] = ("sequential", "associative", *BASELINES)
-    """Implementations of `selective_scan`, and what is in kernels/baselines.py."""
+    """Implementations of `selective_scan`, and what is in kernels/bench/baselines.py."""
     torch: bool = False
     """Also the loop of PyTorch tensors that mamba's selective_scan_ref is."""
     plain: bool = False
@@ -152,42 +148,3 @@ def table(rows: list[Row]) -> str:
         memory = "" if both is None or both.temporaries is None else f"{both.temporaries:10.1f}"
         lines.append(f"{method:14}{own['forward'].ms:10.1f}{right:>12}{memory:>10}")
     return "\n".join(lines)
-
-
-def main(settings: Settings) -> None:
-    if settings.static:
-        from kernels import static
-
-        static.main()
-        return
-    if unknown := set(settings.workloads) - set(WORKLOADS):
-        raise SystemExit(f"no workload {sorted(unknown)}; there are {', '.join(WORKLOADS)}")
-    known = (*NAMES, *BASELINES)
-    if unknown := set(settings.methods) - set(known):
-        raise SystemExit(f"no method {sorted(unknown)}; there are {', '.join(known)}")
-    logging.getLogger("jax").setLevel(logging.ERROR)
-    print(f"jax {jax.__version__}, {jax.devices()[0].device_kind}; default: {explain()}")
-    rows = []
-    for name in settings.workloads:
-        workload = WORKLOADS[name]
-        sizes = ", ".join(f"{k} {v}" for k, v in workload._asdict().items())
-        print(f"\n{name} ({sizes})\n{'':14}{'forward':>10}{'+backward':>12}{'MB':>10}", flush=True)
-        rows += (own := measure(name, settings))
-        print(table(own), flush=True)
-    if settings.json:
-        figures = {
-            "jax": jax.__version__,
-            "device": jax.devices()[0].device_kind,
-            "machine": platform.platform(),
-            "plain": settings.plain,
-            "rounds": settings.rounds,
-            "rows": [row._asdict() for row in rows],
-        }
-        path = settings.json.expanduser()  # `--json=~/x`, which a shell leaves as it is
-        path.write_text(json.dumps(figures, indent=1), encoding="utf-8")
-
-
-if __name__ == "__main__":
-    import tyro
-
-    main(tyro.cli(Settings, prog="python -m kernels.bench"))

@@ -1,7 +1,7 @@
 """The arguments as the TPU kernels take them, in XLA: arrays, their blocks, and the way back.
 
 Of what is of size (d n) channels are on lanes, (blocks of channels, states, 128), and of B and C
-tokens are, (b g states l); pallas_layout.py has the tokens' arrays.
+tokens are, (b g states l); layout.py has the tokens' arrays.
 """
 
 from typing import Any, NamedTuple
@@ -12,8 +12,8 @@ from jax import numpy as jnp
 from jax.experimental import pallas as pl
 
 from kernels.selective_scan.form import Arguments, Entries, Options, chunks
-from kernels.selective_scan.pallas_plan import LANES, plan_of
-from kernels.selective_scan.tuning import Scan
+from kernels.selective_scan.sizes import Scan
+from kernels.selective_scan.tpu.plan import LANES, plan_of
 
 
 class Block(NamedTuple):

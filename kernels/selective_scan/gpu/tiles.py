@@ -1,4 +1,4 @@
-"""What the scan's Triton kernels are made of; they are in triton_kernels.py and triton_backward.py.
+"""What the scan's Triton kernels are made of; they are in kernels.py and backward.py.
 
 A program works on one chunk of one batch entry and on blocks of channels of one group. Its tile is
 (T, R, D, J): T tokens in time order, D channels, and the states n = j * R + r. The axes T and R lie
@@ -9,7 +9,7 @@ axes, tokens across lanes, would spread to the scan, which then took 3 times as 
 And a scan back in time is a scan of the flipped tile, which is but a renaming of registers:
 `reverse=True` shuffles each value to another lane and back, whatever the layout.
 
-`S` is a tuning.Plan. Offsets of rows are int64, as b * l * d may exceed 2^31; those within a tile
+`S` is a plan.Plan. Offsets of rows are int64, as b * l * d may exceed 2^31; those within a tile
 are int32. The pointer of an absent argument is never read.
 """
 

@@ -1,0 +1,1 @@
+"""What measures the scan: time, memory, and what the GPU kernels become."""

@@ -1,0 +1,1 @@
+"""The scan on TPUs, in Pallas; launch.py is the implementation."""
