@@ -49,10 +49,7 @@ def leave(code: int) -> NoReturn:
     """End the process; after an error at once: Python would wait for XLA's compiling thread, or
     end in a crash of it, and jax.distributed would wait for the other processes."""
     if code:
-        for stream in (sys.stdout, sys.stderr):
-            with suppress(OSError):
-                stream.flush()
-        os._exit(code)
+        os._exit(code)  # `_ended` has flushed stdout, and stderr keeps no whole line back
     sys.exit(code)
 
 

@@ -2,13 +2,13 @@
 
 import base64
 from collections.abc import Sequence
-from functools import partial
+from functools import cache, partial
 from io import BytesIO
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from jinja2 import Environment, PackageLoader, StrictUndefined
+from jinja2 import Environment, PackageLoader, StrictUndefined, Template
 from PIL import Image
 
 from mstg_jax.data.pipeline import Example
@@ -150,22 +150,26 @@ def _file(*names: str) -> str:
 def _html(
     results: dict[str, Any], tables: Sequence[Section], chapters: Sequence[Chapter], width: int
 ) -> str:
-    loader = PackageLoader("mstg_jax.evaluation", ".")
-    template = Environment(
-        loader=loader,
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
-    ).get_template("report.html.jinja")
-    return template.render(
+    return _template().render(
         names=list(results["methods"]),
         data=results["data"],
         sections=tables,
         chapters=chapters,
         embedded=partial(data_uri, width=width),
     )
+
+
+@cache
+def _template() -> Template:
+    environment = Environment(
+        loader=PackageLoader("mstg_jax.evaluation", "."),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+    return environment.get_template("report.html.jinja")
 
 
 def data_uri(path: Path, width: int) -> str:
