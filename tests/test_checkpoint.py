@@ -12,6 +12,7 @@ import chex
 import jax
 import numpy as np
 import pytest
+import tensorstore as ts
 from jax import numpy as jnp
 
 from mstg_jax.config import PRESETS, UserError
@@ -71,11 +72,20 @@ def truncate(run: Path) -> None:
 
 
 def flip_a_bit(run: Path) -> None:
-    """Of the arrays, which no checksum of orbax covers; they stand first in their file."""
-    path = max(newest(run).glob("state/ocdbt.process_0/d/*"), key=lambda p: p.stat().st_size)
-    data = bytearray(path.read_bytes())
-    data[len(data) // 8] ^= 1
-    path.write_bytes(data)
+    """Of an array, which no checksum of orbax covers. Its file also holds bytes that nothing reads,
+    more or fewer of them as the writing threads met, so its bytes are looked for."""
+    store = ts.KvStore.open(
+        {"driver": "ocdbt", "base": f"file://{newest(run)}/state/"}, context=ts.Context()
+    ).result()
+    array = max((store[key] for key in store.list().result()), key=len)
+    found = 0
+    for path in newest(run).glob("state/**/d/*"):
+        data = path.read_bytes()
+        if (start := data.find(array)) >= 0:
+            middle = start + len(array) // 2
+            path.write_bytes(data[:middle] + bytes([data[middle] ^ 1]) + data[middle + 1 :])
+            found += 1
+    assert found
 
 
 def lose(part: str):
