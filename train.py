@@ -7,7 +7,7 @@ from pathlib import Path
 
 from mstg_jax.cli import parse_train
 from mstg_jax.command import command, leave
-from mstg_jax.config import Config, SettingsError, UserError, validating
+from mstg_jax.config import Config, SettingsError, UserError
 
 
 @command("train.py")
@@ -33,7 +33,6 @@ def train(config: Config) -> int:
     from mstg_jax.training.background import in_background
     from mstg_jax.training.sharding import (
         batch_shapes,
-        frame_count,
         make_mesh,
         replicate,
         to_device,
@@ -42,7 +41,7 @@ def train(config: Config) -> int:
     from mstg_jax.training.step import compiled_step, make_train_step
 
     settings, method = config.train, make_method(config)
-    quick = make_method(validating(config))
+    quick = make_method(config, quick=True)
     if not method.trainable:
         raise SettingsError(
             f"method {config.method} has no parameters; sample.py shows it beside every run"
@@ -56,8 +55,9 @@ def train(config: Config) -> int:
     first = jax.process_index() == 0
     say = print if first else (lambda text: None)
 
+    shapes = batch_shapes(config, method.frames, mesh)
     say("compiling the training step, while the data is read")
-    program = in_background(lambda: compiled_step(step_of, state, batch_shapes(config, mesh), key))
+    program = in_background(lambda: compiled_step(step_of, state, shapes, key))
     from tqdm import tqdm
 
     from mstg_jax import runs
@@ -87,7 +87,7 @@ def train(config: Config) -> int:
             training,
             batch=settings.batch // jax.process_count(),
             seed=settings.seed,
-            frames=frame_count(config),
+            frames=method.frames,
             augment=config.data.augment,
             shard=(jax.process_index(), jax.process_count()),
             start=start,

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from mstg_jax import runs
-from mstg_jax.config import PRESETS, Config, SettingsError, check, differences
+from mstg_jax.config import PRESETS, Config, SettingsError, differences
 
 # What may change when a run is continued; everything else would make it another run.
 RESUMABLE = (
@@ -41,7 +41,7 @@ def parse_train(argv: Sequence[str]) -> Config:
         config = tyro.extras.overridable_config_cli(
             PRESETS, args=args, prog="train.py", description=_DESCRIPTION
         )
-    check(config)
+    config.check()
     if not config.resume:
         runs.check_free(config)
     return config

@@ -132,7 +132,7 @@ def opens_text(call: ast.Call) -> bool:
         return owner != "files"
     if name in ("open", "fdopen"):
         binary = any(re.fullmatch("'[rwax+]*b[+]?'", ast.unparse(x)) for x in call.args)
-        return f"{owner}.{name}" not in ("Image.open", "os.open") and not binary
+        return f"{owner}.{name}" not in ("Image.open", "os.open", "ts.KvStore.open") and not binary
     return "text" in given or "universal_newlines" in given
 
 

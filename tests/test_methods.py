@@ -10,9 +10,17 @@ import pytest
 from flax import nnx
 from jax import numpy as jnp
 
-from mstg_jax.config import Config, DiffusionConfig, MethodName, ModelConfig
+from mstg_jax.config import (
+    Config,
+    DataConfig,
+    DiffusionConfig,
+    MethodName,
+    ModelConfig,
+    SettingsError,
+)
 from mstg_jax.methods import Method, generate_sequence, make_method
 from mstg_jax.methods.base import FRAMES_PER_PROGRAM
+from mstg_jax.methods.direct import Direct
 
 SHAPE = (16, 16, 16)
 CONFIG = Config(
@@ -52,6 +60,42 @@ def test_protocol(name):
     assert isinstance(method(name), Method)
     assert method(name).trainable == (name not in ("copy", "blend"))
     assert bool(jax.tree.leaves(model(name)[1])) == method(name).trainable
+
+
+@pytest.mark.parametrize(
+    ("config", "multiple"),
+    [
+        (Config(), 16),
+        (
+            Config(method="between", model=ModelConfig(channels=(8,), deformation_channels=(4, 4))),
+            4,
+        ),
+        (Config(method="direct"), 8),
+        (Config(method="voxelmorph"), 16),
+        (Config(method="r2net"), 16),
+        (Config(method="ukan"), 16),
+        (Config(method="cgan"), 8),
+        (Config(method="blend"), 1),
+    ],
+)
+def test_the_grid_must_be_halved_as_often_as_the_networks_do(config: Config, multiple: int):
+    for axis in range(3):
+        size = [32, 32, 32]
+        size[axis] = multiple
+        make_method(replace(config, data=DataConfig(size=(size[0], size[1], size[2]))))
+        if multiple == 1:
+            continue
+        size[axis] = multiple + multiple // 2
+        with pytest.raises(SettingsError, match=rf"must be multiples of \({multiple}, "):
+            make_method(replace(config, data=DataConfig(size=(size[0], size[1], size[2]))))
+
+
+def test_ukan_alone_is_quicker_when_training_validates():
+    for name, steps in (("direct", 50), ("ukan", 10)):
+        quick = make_method(Config(method=name), quick=True)
+        assert isinstance(quick, Direct)
+        assert quick.diffusion.sampler_steps == steps
+        assert quick == make_method(Config(method=name)) or name == "ukan"
 
 
 @pytest.mark.parametrize("name", ["mstg", "ddm", "direct"])
@@ -97,7 +141,7 @@ def test_padding_does_not_show(name):
     frames, flow = sequence(name, count)
     assert frames.shape == (count, *SHAPE)
     assert np.all(np.isfinite(frames))
-    assert (flow is None) == (name == "direct")
+    assert (flow is None) == (name == "direct") == (not method(name).deforms)
     assert flow is None or flow.shape == (count, *SHAPE, 3)
 
 

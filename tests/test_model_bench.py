@@ -79,7 +79,7 @@ def test_errors_are_said(tmp_path):
     assert "no preset ['huge']; there are demo, acdc-small" in done.stderr
     done = bench("--size", "30", "128", "128")
     assert (done.returncode, done.stdout) == (1, "")
-    assert "each of d, h, w must be a multiple of 16" in done.stderr
+    assert "they must be multiples of (16, 16, 16)" in done.stderr
     (tmp_path / "torch.py").write_text("raise ImportError('no PyTorch here')", encoding="utf-8")
     done = bench(
         "--vs", "torch", "--quantities", "denoiser forward", PYTHONPATH=f"{tmp_path}:{ROOT}"

@@ -9,7 +9,7 @@ import pytest
 from acdc_files import ZOOMS, config_of, edit_header, make_patient, save, write
 
 from mstg_jax import runs
-from mstg_jax.config import Config, DataConfig, SettingsError, check, from_json, to_json
+from mstg_jax.config import Config, DataConfig, SettingsError, from_json, to_json
 from mstg_jax.data.acdc import read_patient
 from mstg_jax.data.export import write_sequence
 from mstg_jax.data.geometry import Geometry
@@ -144,7 +144,7 @@ def test_the_cache_follows_the_percentiles(tmp_path: Path):
 @pytest.mark.parametrize("wrong", [(50.0, 50.0), (99.0, 1.0), (-1.0, 100.0), (0.0, 101.0)])
 def test_percentiles_are_two_numbers_in_order(wrong: tuple[float, float]):
     with pytest.raises(SettingsError, match=r"data\.percentiles is .* two numbers in \[0, 100\]"):
-        check(Config(data=DataConfig(percentiles=wrong)))
+        Config(data=DataConfig(percentiles=wrong)).check()
 
 
 def test_runs_of_other_percentiles_are_not_compared(tmp_path: Path):

@@ -120,7 +120,7 @@ def test_a_longer_run_is_no_other_program():
     method = make_method(replace(TINY, method="voxelmorph"))
     structure, state = init_state(method, make_optimiser(TINY.optim, 1), 0)
     mesh = make_mesh(4)
-    shapes = batch_shapes(replace(TINY, train=replace(TINY.train, batch=4)), mesh)
+    shapes = batch_shapes(replace(TINY, train=replace(TINY.train, batch=4)), method.frames, mesh)
     step = make_train_step(method, structure, TINY.optim, mesh)
     texts = [
         step.lower(state, shapes, jax.random.key(0), np.int32(steps)).as_text()

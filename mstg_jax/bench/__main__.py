@@ -18,7 +18,7 @@ from typing import Any, Literal, NamedTuple
 from mstg_jax import files
 from mstg_jax.bench.request import QUANTITIES, Quantity, Request
 from mstg_jax.command import command, leave
-from mstg_jax.config import PRESETS, SettingsError, UserError, check
+from mstg_jax.config import PRESETS, SettingsError, UserError
 
 
 @dataclass(frozen=True)
@@ -123,6 +123,8 @@ def main(argv: Sequence[str]) -> int:
     import tyro  # Not above: from `command` on Ctrl-C shows no traceback.
 
     settings = tyro.cli(Settings, args=argv, prog="python -m mstg_jax.bench")
+    from mstg_jax.methods import make_method  # Not above: it imports JAX.
+
     if settings.json:
         files.usable("--json", settings.json.parent)
     if unknown := set(settings.presets) - set(PRESETS):
@@ -130,7 +132,7 @@ def main(argv: Sequence[str]) -> int:
     for name in (*settings.presets, *(["ddm"] if settings.vs else [])):
         config = PRESETS[name][1]
         try:
-            check(replace(config, data=replace(config.data, size=settings.size)))
+            make_method(replace(config, data=replace(config.data, size=settings.size)))
         except SettingsError as error:
             raise SettingsError(f"{name}: {error}") from None
     names = (["PyTorch, DDM"] if settings.vs else []) + list(settings.presets)

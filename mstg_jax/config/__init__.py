@@ -1,6 +1,7 @@
 """Every setting of a run. Standard library only, so that --help is instant."""
 
 from mstg_jax.config.baselines import CGANConfig, R2NetConfig, UKANConfig
+from mstg_jax.config.checks import SettingsError, UserError
 from mstg_jax.config.motion import MotionConfig
 from mstg_jax.config.presets import FULL_PRESETS, PRESETS, tiny
 from mstg_jax.config.settings import (
@@ -12,11 +13,7 @@ from mstg_jax.config.settings import (
     ModelConfig,
     OptimConfig,
     Order,
-    SettingsError,
     TrainConfig,
-    UserError,
-    check,
-    validating,
 )
 from mstg_jax.config.stored import differences, from_json, to_json
 
@@ -38,10 +35,8 @@ __all__ = [
     "TrainConfig",
     "UKANConfig",
     "UserError",
-    "check",
     "differences",
     "from_json",
     "tiny",
     "to_json",
-    "validating",
 ]

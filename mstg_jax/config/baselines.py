@@ -3,6 +3,8 @@
 from dataclasses import dataclass
 from typing import Literal
 
+from mstg_jax.config.checks import positive
+
 
 @dataclass(frozen=True)
 class R2NetConfig:
@@ -17,6 +19,9 @@ class R2NetConfig:
     frames: Literal["scale", "blocks"] = "scale"
     """Frames between ED and ES: the flow times gamma, or the flow where that share of the blocks
     is passed."""
+
+    def check(self) -> None:
+        positive("r2net", self, "blocks", "power_iterations")
 
 
 @dataclass(frozen=True)
@@ -40,6 +45,10 @@ class UKANConfig:
     validation_steps: int = 10
     """Reverse steps per frame when training validates; sample.py takes diffusion.sampler_steps."""
 
+    def check(self) -> None:
+        positive("ukan", self, "channels", "tokens", "depth", "groups", "time_dim", "grid")
+        positive("ukan", self, "order", "steps", "validation_steps")
+
 
 @dataclass(frozen=True)
 class CGANConfig:
@@ -50,3 +59,6 @@ class CGANConfig:
     discriminator: tuple[int, ...] = (16, 32, 64)
     """Channels of the discriminator; each layer halves the size."""
     l1_weight: float = 100.0
+
+    def check(self) -> None:
+        positive("cgan", self, "channels", "discriminator")

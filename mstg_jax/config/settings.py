@@ -1,9 +1,10 @@
 """Every setting of a run as frozen dataclasses."""
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Literal
 
 from mstg_jax.config.baselines import CGANConfig, R2NetConfig, UKANConfig
+from mstg_jax.config.checks import SettingsError, positive, share
 from mstg_jax.config.motion import MotionConfig
 
 MethodName = Literal[
@@ -11,14 +12,6 @@ MethodName = Literal[
 ]
 Order = Literal["raster", "zigzag", "hilbert", "triaxis"]
 BranchName = Literal["spatial", "temporal"]
-
-
-class UserError(ValueError):
-    """What a user can mend: commands show the message alone, and no traceback."""
-
-
-class SettingsError(UserError):
-    """Settings that cannot work, alone or together; the message says what would."""
 
 
 @dataclass(frozen=True)
@@ -49,6 +42,16 @@ class DataConfig:
     phantom_size: tuple[int, int, int] = (10, 96, 96)
     """Native voxels (slices, h, w) of the phantom's files."""
     phantom_seed: int = 0
+
+    def check(self) -> None:
+        positive("data", self, "spacing", "size", "phantom_patients", "phantom_size")
+        share("data", self, "validation")
+        low, high = self.percentiles
+        if not 0 <= low < high <= 100:
+            raise SettingsError(
+                f"data.percentiles is {self.percentiles}, but needs two numbers in [0, 100], the "
+                "lower one first"
+            )
 
 
 @dataclass(frozen=True)
@@ -92,6 +95,22 @@ class ModelConfig:
     remat: bool = False
     """Recompute each module in the backward pass: less memory, more time."""
 
+    def check(self) -> None:
+        positive("model", self, "channels", "depth", "d_state", "expand", "d_conv", "groups")
+        positive("model", self, "heads", "time_dim", "deformation_channels")
+        if not self.branches:
+            raise SettingsError("model.branches is empty; it needs spatial, temporal or both")
+        if stages := [s for s in self.mixer_stages if not 0 <= s < len(self.channels)]:
+            raise SettingsError(
+                f"model.mixer_stages names {stages}, but there are stages "
+                f"0..{len(self.channels) - 1}"
+            )
+        if len(self.deformation_channels) < 2:
+            raise SettingsError(
+                f"model.deformation_channels is {self.deformation_channels}, but the deformation "
+                "network needs at least 2 stages"
+            )
+
 
 @dataclass(frozen=True)
 class DiffusionConfig:
@@ -109,6 +128,9 @@ class DiffusionConfig:
     sampler_steps: int = 50
     """Reverse steps of the sampler (methods `direct` and `ukan`); ddpm wants all of `steps`."""
 
+    def check(self) -> None:
+        positive("diffusion", self, "steps", "frames", "sampler_steps")
+
 
 @dataclass(frozen=True)
 class OptimConfig:
@@ -121,6 +143,10 @@ class OptimConfig:
     """Largest global gradient norm; 0 leaves gradients as they are."""
     ema: float = 0.999
     """Decay of the averaged weights that validation and sampling use; 0 turns the average off."""
+
+    def check(self) -> None:
+        positive("optim", self, "learning_rate")
+        share("optim", self, "ema")
 
 
 @dataclass(frozen=True)
@@ -138,6 +164,10 @@ class TrainConfig:
     log_every: int = 10
     distributed: bool = False
     """Join the other processes of a cluster or TPU pod before anything else."""
+
+    def check(self) -> None:
+        positive("train", self, "steps", "batch", "validate_every", "validate_patients")
+        positive("train", self, "save_every", "keep", "log_every")
 
 
 @dataclass(frozen=True)
@@ -157,86 +187,14 @@ class Config:
     resume: bool = False
     """Continue the run (--run, else the newest) from its last checkpoint, exactly."""
 
+    def check(self) -> None:
+        """Raises SettingsError on settings that cannot work, before anything is read or built.
 
-def validating(config: Config) -> Config:
-    """The settings with which training validates: ukan takes fewer reverse steps."""
-    if config.method != "ukan":
-        return config
-    steps = min(config.ukan.validation_steps, config.diffusion.sampler_steps)
-    return replace(config, diffusion=replace(config.diffusion, sampler_steps=steps))
-
-
-def check(config: Config) -> None:
-    """Raises SettingsError on settings that cannot work, before anything is read or built."""
-    data, model, train = config.data, config.model, config.train
-    halvings = _halvings(config)
-    if any(n <= 0 or n % 2**halvings for n in data.size):
-        raise SettingsError(
-            f"data.size is {data.size}, but the networks halve it {halvings} times: "
-            f"each of d, h, w must be a multiple of {2**halvings}"
-        )
-    if train.distributed and config.run is None:
-        raise SettingsError("train.distributed needs --run: one folder that every process sees")
-    low, high = data.percentiles
-    if not 0 <= low < high <= 100:
-        raise SettingsError(
-            f"data.percentiles is {data.percentiles}, but needs two numbers in [0, 100], the lower "
-            "one first"
-        )
-    positive = {
-        "data.spacing": min(data.spacing),
-        "train.steps": train.steps,
-        "train.batch": train.batch,
-        "train.validate_every": train.validate_every,
-        "train.validate_patients": train.validate_patients,
-        "train.save_every": train.save_every,
-        "train.keep": train.keep,
-        "train.log_every": train.log_every,
-        "optim.learning_rate": config.optim.learning_rate,
-        "r2net.blocks": config.r2net.blocks,
-        "r2net.power_iterations": config.r2net.power_iterations,
-        "ukan.channels": min(config.ukan.channels, default=0),
-        "ukan.grid": config.ukan.grid,
-        "ukan.order": config.ukan.order,
-        "ukan.validation_steps": config.ukan.validation_steps,
-        "cgan.channels": min(config.cgan.channels, default=0),
-        "cgan.discriminator": min(config.cgan.discriminator, default=0),
-    }
-    for name, value in positive.items():
-        if value <= 0:
-            raise SettingsError(f"{name} is {value}, but it must be greater than 0")
-    shares = {"data.validation": data.validation, "optim.ema": config.optim.ema}
-    for name, value in shares.items():
-        if not 0 <= value < 1:
-            raise SettingsError(f"{name} is {value}, but it must lie in [0, 1)")
-    if stages := [s for s in model.mixer_stages if not 0 <= s < len(model.channels)]:
-        raise SettingsError(
-            f"model.mixer_stages names {stages}, but there are stages 0..{len(model.channels) - 1}"
-        )
-    deforms = config.method in ("mstg", "between", "ddm", "voxelmorph")
-    if deforms and len(model.deformation_channels) < 2:
-        raise SettingsError(
-            f"model.deformation_channels is {model.deformation_channels}, but the deformation "
-            "network needs at least 2 stages"
-        )
-
-
-def _halvings(config: Config) -> int:
-    """How often the method's networks halve the grid."""
-    denoiser = len(config.model.channels) - 1
-    deformation = len(config.model.deformation_channels) - 1
-    match config.method:
-        case "mstg" | "ddm":
-            return max(denoiser, deformation)
-        case "between":
-            return max(denoiser, deformation, 2 if config.motion.coarse else 0)
-        case "voxelmorph":
-            return deformation
-        case "r2net":
-            return 4
-        case "ukan":
-            return len(config.ukan.channels) - 1 + len(config.ukan.tokens)
-        case "cgan":
-            return max(len(config.cgan.channels) - 1, len(config.cgan.discriminator))
-        case _:
-            return denoiser
+        Whether the networks of the method fit the grid says methods.make_method.
+        """
+        for section in (self.data, self.model, self.diffusion, self.r2net, self.ukan, self.cgan):
+            section.check()
+        self.optim.check()
+        self.train.check()
+        if self.train.distributed and self.run is None:
+            raise SettingsError("train.distributed needs --run: one folder that every process sees")

@@ -1,6 +1,6 @@
 """The ways to generate frames, by name."""
 
-from mstg_jax.config import Config
+from mstg_jax.config import Config, SettingsError
 from mstg_jax.methods.base import Method, Sequence, generate_sequence, new_model
 from mstg_jax.methods.between import Between
 from mstg_jax.methods.cgan import CGAN
@@ -14,8 +14,23 @@ from mstg_jax.methods.voxelmorph import VoxelMorph
 __all__ = ["TRIVIAL", "Method", "Sequence", "generate_sequence", "make_method", "new_model"]
 
 
-def make_method(config: Config) -> Method:
-    """The method that `config.method` names."""
+def make_method(config: Config, *, quick: bool = False) -> Method:
+    """The method that `config.method` names; quick: as training validates, in fewer steps if it
+    takes many.
+
+    Raises SettingsError if its networks cannot halve the grid as often as they do.
+    """
+    method = _named(config, quick)
+    multiples = tuple(2**n for n in method.halvings)
+    if any(n % m for n, m in zip(config.data.size, multiples, strict=True)):
+        raise SettingsError(
+            f"data.size is {config.data.size}, but the networks of {config.method} halve d, h, w "
+            f"{method.halvings} times: they must be multiples of {multiples}"
+        )
+    return method
+
+
+def _named(config: Config, quick: bool) -> Method:
     match config.method:
         case "mstg":
             return Deform(config.model, config.diffusion)
@@ -30,7 +45,7 @@ def make_method(config: Config) -> Method:
         case "r2net":
             return LipschitzRegistration(config.r2net)
         case "ukan":
-            return ukan(config.ukan, config.diffusion)
+            return ukan(config.ukan, config.diffusion, quick=quick)
         case "cgan":
             return CGAN(config.cgan)
         case "copy" | "blend":

@@ -1,8 +1,9 @@
 """What a way of generating frames must offer, and the one place where a sequence is generated."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from functools import cache
-from typing import Any, NamedTuple, Protocol, TypeVar, runtime_checkable
+from typing import Any, ClassVar, NamedTuple, TypeVar
 
 import jax
 import numpy as np
@@ -38,29 +39,43 @@ class Turn(NamedTuple):
     loss: Loss
 
 
-@runtime_checkable
-class Method(Protocol):
-    """A way to make the frames between ED and ES. Images have ED's range as [0, 1]."""
+class Method(ABC):
+    """A way to make the frames between ED and ES. Images have ED's range as [0, 1].
+
+    Subclasses are frozen dataclasses of their settings, which JAX takes as static arguments.
+    """
+
+    trainable: ClassVar[bool] = True
+    deforms: ClassVar[bool] = False
+    """Whether `generate` gives the displacement from ED."""
 
     @property
-    def trainable(self) -> bool: ...
+    @abstractmethod
+    def halvings(self) -> tuple[int, int, int]:
+        """How often the networks halve d, h and w: each must be a multiple of 2 to this power."""
+
+    @property
+    def frames(self) -> int:
+        """How many of a patient's frames `loss` takes at once."""
+        return 1
 
     @property
     def turns(self) -> tuple[Turn, ...]:
         """Updates that a training step takes one after the other; without any, all weights are
         updated at once by `loss`."""
-        ...
+        return ()
 
+    @abstractmethod
     def build(self, rng: np.random.Generator) -> nnx.Module:
         """A new model; one without parameters if the method has none."""
-        ...
 
+    @abstractmethod
     def loss(
         self, model: Any, batch: Batch, key: PRNGKeyArray
     ) -> tuple[Float[Array, ""], dict[str, Float[Array, ""]]]:
         """Loss and its parts for a batch of data/pipeline.py whose volumes have a channel axis."""
-        ...
 
+    @abstractmethod
     def generate(
         self,
         model: Any,
@@ -70,7 +85,11 @@ class Method(Protocol):
         key: PRNGKeyArray,
     ) -> Generated:
         """The frames at `gammas`, 0 at ED to 1 at ES."""
-        ...
+
+
+def every_axis(count: int) -> tuple[int, int, int]:
+    """`Method.halvings` of networks that treat d, h and w alike."""
+    return count, count, count
 
 
 def conditions(ed: Image, es: Image, gammas: Float[Array, "b t"]) -> Float[Array, "b t d h w 3"]:

@@ -7,7 +7,7 @@ supervise them. Items are flags of `motion`; frames at gamma 0 and 1 are ED and 
 """
 
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import ClassVar, TypeAlias
 
 import jax
 import numpy as np
@@ -17,7 +17,7 @@ from jaxtyping import Array, Float, PRNGKeyArray
 from mstg_jax.config import DiffusionConfig, ModelConfig, MotionConfig
 from mstg_jax.diffusion.process import q_sample, smoothness
 from mstg_jax.diffusion.schedule import make_schedule
-from mstg_jax.methods.base import Batch, Generated, Turn, by_frame
+from mstg_jax.methods.base import Batch, Generated, Method, by_frame, every_axis
 from mstg_jax.models.between import BetweenNet
 from mstg_jax.shapes import Image
 
@@ -29,12 +29,17 @@ ALONE = 0.2  # weight of each warped end beside the blended frame
 
 
 @dataclass(frozen=True)
-class Between:
+class Between(Method):
     model: ModelConfig
     diffusion: DiffusionConfig
     motion: MotionConfig
-    trainable: bool = True
-    turns: tuple[Turn, ...] = ()
+    deforms: ClassVar[bool] = True
+
+    @property
+    def halvings(self) -> tuple[int, int, int]:
+        networks = max(len(self.model.channels), len(self.model.deformation_channels)) - 1
+        coarse = 2 if self.motion.coarse else 0  # it begins at half the size, with 2 stages or more
+        return every_axis(max(networks, coarse))
 
     def build(self, rng: np.random.Generator) -> BetweenNet:
         return BetweenNet(self.model, self.motion, rng=rng)

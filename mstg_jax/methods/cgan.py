@@ -18,7 +18,7 @@ from jax import numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from mstg_jax.config import CGANConfig
-from mstg_jax.methods.base import Batch, Generated, Turn, by_frame, conditions
+from mstg_jax.methods.base import Batch, Generated, Method, Turn, by_frame, conditions, every_axis
 from mstg_jax.models.cgan import Discriminator, Generator
 from mstg_jax.shapes import Image, Volume
 
@@ -35,11 +35,14 @@ class Adversaries(nnx.Module):
 
 
 @dataclass(frozen=True)
-class CGAN:
+class CGAN(Method):
     """In each step first the discriminator is updated, then the generator."""
 
     config: CGANConfig
-    trainable: bool = True
+
+    @property
+    def halvings(self) -> tuple[int, int, int]:
+        return every_axis(max(len(self.config.channels) - 1, len(self.config.discriminator)))
 
     @property
     def turns(self) -> tuple[Turn, ...]:

@@ -11,19 +11,25 @@ from mstg_jax.config import DiffusionConfig, ModelConfig
 from mstg_jax.diffusion.process import q_sample, target
 from mstg_jax.diffusion.samplers import sample
 from mstg_jax.diffusion.schedule import make_schedule
-from mstg_jax.methods.base import Batch, Frames, Generated, Turn, conditions
+from mstg_jax.methods.base import Batch, Frames, Generated, Method, conditions, every_axis
 from mstg_jax.models.denoiser import Denoiser
 from mstg_jax.shapes import Image, Steps
 
 
 @dataclass(frozen=True)
-class Direct:
+class Direct(Method):
     """`diffusion.frames` frames are denoised together: the temporal branch runs along them."""
 
     model: ModelConfig
     diffusion: DiffusionConfig
-    trainable: bool = True
-    turns: tuple[Turn, ...] = ()
+
+    @property
+    def halvings(self) -> tuple[int, int, int]:
+        return every_axis(len(self.model.channels) - 1)
+
+    @property
+    def frames(self) -> int:
+        return self.diffusion.frames
 
     def build(self, rng: np.random.Generator) -> Denoiser:
         return Denoiser(4, 1, self.model, rng=rng)

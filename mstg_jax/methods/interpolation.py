@@ -1,7 +1,7 @@
 """The trivial methods that every result is shown beside: ED again and again, and a linear blend."""
 
 from dataclasses import dataclass
-from typing import Literal, NoReturn
+from typing import ClassVar, Literal, NoReturn
 
 import numpy as np
 from flax import nnx
@@ -9,19 +9,22 @@ from jax import numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from mstg_jax.config import MethodName
-from mstg_jax.methods.base import Batch, Generated, Turn
+from mstg_jax.methods.base import Batch, Generated, Method
 from mstg_jax.shapes import Image
 
 TRIVIAL: tuple[MethodName, ...] = ("copy", "blend")
 
 
 @dataclass(frozen=True)
-class Interpolation:
+class Interpolation(Method):
     """copy: every frame is ED (zero displacement). blend: (1 - gamma) ED + gamma ES."""
 
     kind: Literal["copy", "blend"]
-    trainable: bool = False
-    turns: tuple[Turn, ...] = ()
+    trainable: ClassVar[bool] = False
+
+    @property
+    def halvings(self) -> tuple[int, int, int]:
+        return (0, 0, 0)
 
     def build(self, rng: np.random.Generator) -> nnx.Module:
         del rng

@@ -4,7 +4,7 @@ Both are the same code: `ddm` is MSTG without a mixer.
 """
 
 from dataclasses import dataclass, replace
-from typing import TypeAlias
+from typing import ClassVar, TypeAlias
 
 import jax
 import numpy as np
@@ -14,7 +14,7 @@ from jaxtyping import Array, Float, PRNGKeyArray
 from mstg_jax.config import DiffusionConfig, ModelConfig
 from mstg_jax.diffusion.process import local_ncc, q_sample, smoothness
 from mstg_jax.diffusion.schedule import make_schedule
-from mstg_jax.methods.base import Batch, Generated, Turn, by_frame
+from mstg_jax.methods.base import Batch, Generated, Method, by_frame, every_axis
 from mstg_jax.models.deformation import DeformationNet, warp
 from mstg_jax.models.denoiser import MotionCoder
 from mstg_jax.shapes import Flow, Image
@@ -35,13 +35,16 @@ class DeformableDiffusion(MotionCoder):
 
 
 @dataclass(frozen=True)
-class Deform:
+class Deform(Method):
     """Train on noised ES; generate with one pass at t = 0 and a code scaled by gamma."""
 
     model: ModelConfig
     diffusion: DiffusionConfig
-    trainable: bool = True
-    turns: tuple[Turn, ...] = ()
+    deforms: ClassVar[bool] = True
+
+    @property
+    def halvings(self) -> tuple[int, int, int]:
+        return every_axis(max(len(self.model.channels), len(self.model.deformation_channels)) - 1)
 
     def build(self, rng: np.random.Generator) -> DeformableDiffusion:
         return DeformableDiffusion(self.model, rng=rng)

@@ -9,23 +9,27 @@ determinant's terms the one with a wrong index is written right. R2Net makes no 
 """
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 from jax import numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from mstg_jax.config import R2NetConfig
-from mstg_jax.methods.base import Batch, Generated, Turn, by_frame
+from mstg_jax.methods.base import Batch, Generated, Method, by_frame, every_axis
 from mstg_jax.models.deformation import warp
-from mstg_jax.models.r2net import R2Net
+from mstg_jax.models.r2net import ENCODER, R2Net
 from mstg_jax.shapes import Flow, Image
 
 
 @dataclass(frozen=True)
-class LipschitzRegistration:
+class LipschitzRegistration(Method):
     config: R2NetConfig
-    trainable: bool = True
-    turns: tuple[Turn, ...] = ()
+    deforms: ClassVar[bool] = True
+
+    @property
+    def halvings(self) -> tuple[int, int, int]:
+        return every_axis(len(ENCODER))
 
     def build(self, rng: np.random.Generator) -> R2Net:
         return R2Net(self.config, rng=rng)

@@ -16,6 +16,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 
 from mstg_jax.config import DiffusionConfig, ModelConfig, UKANConfig
+from mstg_jax.methods.base import every_axis
 from mstg_jax.methods.direct import Direct
 from mstg_jax.models.ukan import UKANDenoiser
 
@@ -26,12 +27,20 @@ class UKAN(Direct):
 
     network: UKANConfig = field(kw_only=True)
 
+    @property
+    def halvings(self) -> tuple[int, int, int]:
+        return every_axis(len(self.network.channels) - 1 + len(self.network.tokens))
+
     def build(self, rng: np.random.Generator) -> UKANDenoiser:
         return UKANDenoiser(4, 1, self.model, self.network, rng=rng)
 
 
-def ukan(config: UKANConfig, diffusion: DiffusionConfig) -> UKAN:
-    """With U-KAN's own diffusion; prediction, sampler and its steps are those of `diffusion`."""
+def ukan(config: UKANConfig, diffusion: DiffusionConfig, *, quick: bool = False) -> UKAN:
+    """With U-KAN's own diffusion; prediction, sampler and its steps are those of `diffusion`.
+
+    quick: with fewer reverse steps, as training validates.
+    """
+    sampler_steps = diffusion.sampler_steps
     own = replace(
         diffusion,
         schedule="linear",
@@ -39,6 +48,7 @@ def ukan(config: UKANConfig, diffusion: DiffusionConfig) -> UKAN:
         beta_end=config.beta_end,
         steps=config.steps,
         frames=1,
+        sampler_steps=min(config.validation_steps, sampler_steps) if quick else sampler_steps,
     )
     unet = ModelConfig(
         channels=config.channels,

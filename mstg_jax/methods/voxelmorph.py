@@ -7,6 +7,7 @@ in between, so here the flow is scaled by gamma.
 """
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 from jax import numpy as jnp
@@ -14,19 +15,22 @@ from jaxtyping import Array, Float, PRNGKeyArray
 
 from mstg_jax.config import DiffusionConfig
 from mstg_jax.diffusion.process import local_ncc, smoothness
-from mstg_jax.methods.base import Batch, Generated, Turn, by_frame
+from mstg_jax.methods.base import Batch, Generated, Method, by_frame, every_axis
 from mstg_jax.models.deformation import DeformationNet, warp
 from mstg_jax.shapes import Flow, Image
 
 
 @dataclass(frozen=True)
-class VoxelMorph:
+class VoxelMorph(Method):
     """`channels` of the network's encoder; the weights of the losses are `diffusion`'s."""
 
     channels: tuple[int, ...]
     diffusion: DiffusionConfig
-    trainable: bool = True
-    turns: tuple[Turn, ...] = ()
+    deforms: ClassVar[bool] = True
+
+    @property
+    def halvings(self) -> tuple[int, int, int]:
+        return every_axis(len(self.channels) - 1)
 
     def build(self, rng: np.random.Generator) -> DeformationNet:
         return DeformationNet(self.channels, rng=rng)

@@ -35,14 +35,14 @@ def to_device(batch: dict[str, np.ndarray], mesh: Mesh) -> Batch:
     return {name: put(batch[name]) for name in DEVICE_KEYS}
 
 
-def batch_shapes(config: Config, mesh: Mesh) -> dict[str, jax.ShapeDtypeStruct]:
-    """What `to_device` gives, before there is any data."""
-    volume, count = (*config.data.size, 1), frame_count(config)
+def batch_shapes(config: Config, frames: int, mesh: Mesh) -> dict[str, jax.ShapeDtypeStruct]:
+    """What `to_device` gives, before there is any data. frames: of a patient, Method.frames."""
+    volume = (*config.data.size, 1)
     shapes = {
         "ed": volume,
         "es": volume,
-        "frames": (count, *volume),
-        "gammas": (count,),
+        "frames": (frames, *volume),
+        "gammas": (frames,),
         "fov": volume,
     }
     sharding = NamedSharding(mesh, PartitionSpec("data"))
@@ -54,11 +54,6 @@ def batch_shapes(config: Config, mesh: Mesh) -> dict[str, jax.ShapeDtypeStruct]:
         )
         for name, shape in shapes.items()
     }
-
-
-def frame_count(config: Config) -> int:
-    """Frames of a patient in one example."""
-    return config.diffusion.frames if config.method == "direct" else 1
 
 
 def replicate(state: TrainState, mesh: Mesh) -> TrainState:
