@@ -1,6 +1,7 @@
 """Generate frame sequences: `python sample.py [--run DIR] [--data.root DIR] [--patient ID ...]`."""
 
 import json
+import logging
 import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
@@ -14,6 +15,8 @@ from mstg_jax.config import Config
 
 if TYPE_CHECKING:
     from mstg_jax.data.patient import Patient
+
+log = logging.getLogger("mstg_jax.sample")
 
 
 @command("sample.py")
@@ -47,7 +50,7 @@ def sample(
     prepare(config)
     method = make_method(config)
     model, step = load_model(run, config, method)
-    print(f"{config.method} of {run}, step {step} -> {out}")
+    log.info(f"{config.method} of {run}, step {step} -> {out}")
     methods = {config.method: (method, model)}
     for name in TRIVIAL:
         trivial = make_method(replace(config, method=name))
@@ -96,7 +99,7 @@ def chosen_patients(options: SampleConfig, config: Config) -> "Iterable[Patient]
     if options.ed is not None and options.es is not None:
         pair = read_pair(options.ed, options.es, options.duration)
         for note in pair.notes:
-            print(note)
+            log.warning(note)
         parent = options.ed.resolve().parent.name
         # Many patients' files are called ED.nii.gz, and their folders are alike elsewhere.
         return [replace(pair, id=f"{parent}-{pair.id}-{pair.digest[:8]}")]

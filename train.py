@@ -1,5 +1,6 @@
 """Train a method: `python train.py [PRESET] [--flags]`, continue with `--resume`."""
 
+import logging
 import os
 import sys
 from collections.abc import Sequence
@@ -8,6 +9,8 @@ from pathlib import Path
 from mstg_jax.cli import parse_train
 from mstg_jax.command import command, leave
 from mstg_jax.config import Config, SettingsError, UserError
+
+log = logging.getLogger("mstg_jax.train")
 
 
 @command("train.py")
@@ -53,12 +56,11 @@ def train(config: Config) -> int:
     state, key = replicate(state, mesh), jax.random.key(settings.seed)
     step_of = make_train_step(method, structure, config.optim, mesh)
     first = jax.process_index() == 0
-    say = print if first else (lambda text: None)
-
     shapes = batch_shapes(config, method.frames, mesh)
-    say("compiling the training step, while the data is read")
+    log.info("compiling the training step, while the data is read")
     program = in_background(lambda: compiled_step(step_of, state, shapes, key))
     from tqdm import tqdm
+    from tqdm.contrib.logging import logging_redirect_tqdm
 
     from mstg_jax import runs
     from mstg_jax.data.pipeline import load_examples, train_iterator
@@ -81,7 +83,7 @@ def train(config: Config) -> int:
                 state = replicate(checkpoints.restore(), mesh)
             if first:
                 runs.remember(run, config)
-            say(f"resumed {run} at step {int(state.step)}")
+            log.info(f"resumed {run} at step {int(state.step)}")
         start = int(state.step)
         batches = train_iterator(
             training,
@@ -92,7 +94,7 @@ def train(config: Config) -> int:
             shard=(jax.process_index(), jax.process_count()),
             start=start,
         )
-        say(
+        log.info(
             f"{config.method}: {state.params.size:,} parameters, {len(training)} "
             f"training and {len(validation)} validation patients, {jax.device_count()} x "
             f"{jax.devices()[0].device_kind} -> {run}"
@@ -102,10 +104,15 @@ def train(config: Config) -> int:
             initial=start,
             total=settings.steps,
             unit="step",
-            disable=not first,
+            disable=not (first and log.isEnabledFor(logging.INFO)),
             mininterval=0.1 if sys.stderr.isatty() else 30,  # a log file wants lines, not frames
         )
-        with RunLog(run, start, write=first) as log, StopRequest() as stop, bar:
+        with (
+            RunLog(run, start, write=first) as numbers,
+            StopRequest() as stop,
+            bar,
+            logging_redirect_tqdm(),
+        ):
             for step in range(start + 1, settings.steps + 1):
                 batch = next(batches)
                 state, metrics = train_step(
@@ -123,7 +130,7 @@ def train(config: Config) -> int:
                         f"{checkpoints.last_good()}"
                     )
                 if step % settings.log_every == 0 or step == settings.steps:
-                    log.add(step, "train", values)
+                    numbers.add(step, "train", values)
                 if step % settings.save_every == 0 or step == settings.steps:
                     checkpoints.save(state, config)
                 if first and (step % settings.validate_every == 0 or step == settings.steps):
@@ -131,19 +138,20 @@ def train(config: Config) -> int:
                     chosen = validation[: settings.validate_patients]
                     model = (structure.graph, structure.params(np.array(state.ema)))
                     scores = validate(quick, model, chosen, picture)
-                    log.add(step, "validation", scores)
+                    numbers.add(step, "validation", scores)
                     shown = ", ".join(f"{name} {value:.4g}" for name, value in scores.items())
-                    bar.write(f"step {step}: {shown or 'nothing to score'}; {picture}")
+                    log.info(f"step {step}: {shown or 'nothing to score'}; {picture}")
                 # Asked here, so that a request during validation is saved too.
                 if stopped := any_of_them(stop.requested):
                     checkpoints.save(state, config)
                     break
             else:
                 stopped = False
-    say(f"{'stopped' if stopped else 'done'} at step {int(state.step)}: {run}")
-    if stopped:
+    if first:
+        print(f"{'stopped' if stopped else 'done'} at step {int(state.step)}: {run}")
+    if first and stopped:
         again = " --train.distributed" if settings.distributed else ""
-        say(f"continue with: python train.py --resume --run {run}{again}")
+        print(f"continue with: python train.py --resume --run {run}{again}")
     return 0
 
 

@@ -1,7 +1,7 @@
 """What all commands have in common; standard library only.
 
-`~` in flags, output that any terminal can show, one line for what a user can mend, and quiet ends
-by Ctrl-C and where the reader of a pipe has left.
+`~`, -q and -v in flags, output that any terminal can show, one line for what a user can mend, and
+quiet ends by Ctrl-C and where the reader of a pipe has left.
 """
 
 import os
@@ -14,6 +14,7 @@ from functools import wraps
 from io import TextIOWrapper
 from typing import Any, NoReturn
 
+from mstg_jax import console
 from mstg_jax.config import UserError
 from mstg_jax.files import reason
 
@@ -36,7 +37,7 @@ def command(name: str) -> Callable[[Main], Main]:
                     stream.reconfigure(errors="backslashreplace", line_buffering=True)
             try:
                 with _answered(name):
-                    return _ended(name, main, [_expanded(x) for x in argv])
+                    return _ended(name, main, console.set_up([_expanded(x) for x in argv]))
             except KeyboardInterrupt:
                 return _say(name, "interrupted", INTERRUPTED)
 
@@ -57,6 +58,10 @@ def _ended(name: str, main: Main, argv: Sequence[str]) -> int:
     try:
         try:
             return main(argv)
+        except SystemExit:
+            if {"-h", "--help"} & {*argv}:
+                print(console.HELP)
+            raise
         finally:
             sys.stdout.flush()
     except BrokenPipeError:
@@ -72,7 +77,7 @@ def _ended(name: str, main: Main, argv: Sequence[str]) -> int:
 
 def _say(name: str, text: str, code: int) -> int:
     with suppress(OSError):
-        print(f"{name}: {text}", file=sys.stderr)
+        print(f"{console.prefix()}{name}: {text}", file=sys.stderr)
     return code
 
 

@@ -21,7 +21,8 @@ ALLOWED = {
     "config": set(),
     "shapes": set(),
     "files": {"config"},
-    "command": {"config", "files"},
+    "console": set(),
+    "command": {"config", "files", "console"},
     "runs": {"config", "files"},
     "cli": {"config", "runs"},
     "data": {"config", "shapes", "files"},
@@ -29,7 +30,7 @@ ALLOWED = {
     "diffusion": {"config", "shapes"},
     "methods": {"models", "diffusion", "config", "shapes"},
     "evaluation": {"methods", "data", "config", "shapes"},
-    "training": {"evaluation", "methods", "data", "config", "shapes", "files"},
+    "training": {"evaluation", "methods", "data", "config", "shapes", "files", "console"},
     "bench": {"training", "methods", "models", "config", "files"},
     "interop": {"training", "methods", "diffusion", "config", "runs", "files"},
 }
@@ -45,7 +46,7 @@ COMMANDS = {
 SCAN = ROOT / "kernels" / "selective_scan"
 ROOMS = {"xla": {"form", "growth"}, "gpu": {"form", "sizes"}, "tpu": {"form", "growth", "sizes"}}
 JAX = {"jax", "flax", "optax", "orbax"}
-HOST = dict.fromkeys(("data", "cli", "runs", "files", "command"), JAX)
+HOST = dict.fromkeys(("data", "cli", "runs", "files", "command", "console"), JAX)
 
 
 def part(module: str) -> str:

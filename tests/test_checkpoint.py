@@ -15,6 +15,7 @@ import pytest
 import tensorstore as ts
 from jax import numpy as jnp
 
+from mstg_jax import console
 from mstg_jax.config import PRESETS, UserError
 from mstg_jax.methods import make_method
 from mstg_jax.training.checkpoint import Checkpoints, load_model
@@ -104,6 +105,7 @@ DAMAGES = {
 def test_a_damaged_checkpoint_is_put_aside_and_the_sound_one_before_it_resumed(
     run: Path, damage: str, capfd
 ):
+    console.set_up([])
     DAMAGES[damage](run)
     kept = sorted(p.relative_to(newest(run)) for p in newest(run).rglob("*"))
     with Checkpoints(run, STRUCTURE) as checkpoints:
@@ -121,6 +123,7 @@ def test_a_damaged_checkpoint_is_put_aside_and_the_sound_one_before_it_resumed(
 
 
 def test_sampling_uses_the_sound_checkpoint_and_changes_nothing(run: Path, capfd):
+    console.set_up([])
     truncate(run)
     before = sorted(run.rglob("*"))
     (_, ema), step = load_model(run, CONFIG, METHOD)

@@ -1,5 +1,6 @@
 """What all commands have in common: how they end, what they print, and how they read paths."""
 
+import logging
 import os
 import signal
 import subprocess
@@ -10,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from mstg_jax import console
 from mstg_jax.command import command
 from mstg_jax.config import UserError
 from mstg_jax.data.nifti import DataError
@@ -161,3 +163,47 @@ def test_a_full_disk_is_named_by_its_flag():
 def test_a_folder_of_results_is_made_and_left_empty(tmp_path):
     usable("--out", tmp_path / "new" / "folder")
     assert [p.name for p in tmp_path.rglob("*")] == ["new", "folder"]
+
+
+@pytest.mark.parametrize(
+    ("flags", "levels"),
+    [
+        ((), ["info", "warning"]),
+        (("-q",), ["warning"]),
+        (("--quiet", "--verbose"), ["warning"]),
+        (("-v",), ["debug", "info", "warning", "library"]),
+    ],
+)
+@pytest.mark.parametrize("process", [None, 0, 1])
+def test_what_is_said_beside_the_result(flags, levels: list[str], process: int | None, capsys):
+    """The result is on stdout, all else on stderr; of several processes the first says the most."""
+
+    def main(argv):
+        assert [*argv] == ["--seed", "1"]
+        if process is not None:
+            console.name_process(process, 2)
+        own = logging.getLogger("mstg_jax.data")
+        own.debug("inside")
+        own.info("read")
+        own.warning("left out")
+        logging.getLogger("orbax").info("saved")
+        print("the result")
+        return 0
+
+    assert ended(main, "--seed", *flags, "1") == 0
+    texts = {"debug": "debug: inside", "info": "read", "warning": "warning: left out"}
+    texts["library"] = "saved"
+    index = "" if process is None else f"[{process}] "
+    if process and not flags:
+        levels = ["warning"]
+    said = "".join(f"{index}{texts[level]}\n" for level in levels)
+    assert capsys.readouterr() == ("the result\n", said)
+
+
+def test_help_names_the_levels_too(capsys):
+    def main(argv):
+        raise SystemExit(0)
+
+    with pytest.raises(SystemExit):
+        ended(main, "--help")
+    assert capsys.readouterr().out == f"{console.HELP}\n"

@@ -182,13 +182,13 @@ def example_of(name: str, digest: str) -> Example:
     return Example(name, Path(name), frames, frames[:, 0, 0, 0], {}, fov, geometry, digest)
 
 
-def test_twins_of_testing_patients_are_dropped_and_named(tmp_path: Path, capsys):
+def test_twins_of_testing_patients_are_dropped_and_named(tmp_path: Path, caplog):
     write(tmp_path / "acdc" / "training", 1, 2, 3)
     make_patient(tmp_path / "acdc" / "testing" / "patient118", seed=2)
     training, validation = load_examples(config_of(tmp_path))
     assert ids(training) == ["patient001", "patient003"]
     assert ids(validation) == ["patient118"]
-    printed = capsys.readouterr().out
+    printed = caplog.text
     assert "patient002 left out of training: same images as patient118 in testing/" in printed
 
 
@@ -206,7 +206,7 @@ def test_too_few_patients(tmp_path: Path, seeds: tuple[int, ...]):
         load_examples(config_of(tmp_path))
 
 
-def test_broken_patients_stop_the_start_or_are_left_out(tmp_path: Path, capsys):
+def test_broken_patients_stop_the_start_or_are_left_out(tmp_path: Path, caplog):
     write(tmp_path / "acdc", *range(5))
     set_info(tmp_path / "acdc" / "patient002", ES=None)
     (tmp_path / "acdc" / "patient004" / "patient004_4d.nii.gz").write_bytes(b"\x1f\x8b")
@@ -216,7 +216,7 @@ def test_broken_patients_stop_the_start_or_are_left_out(tmp_path: Path, capsys):
     assert all(text in str(caught.value) for text in (*problems, "--data.skip-bad"))
     training, validation = load_examples(config_of(tmp_path, skip_bad=True))
     assert ids(training + validation) == ["patient001", "patient003", "patient005"]
-    printed = capsys.readouterr().out
+    printed = caplog.text
     assert all(text in printed for text in (*problems, "left out: 2"))
 
 
@@ -235,7 +235,7 @@ def test_a_file_that_cannot_be_opened_is_a_broken_patient(tmp_path: Path):
         load_examples(config_of(tmp_path))
 
 
-def test_the_phantom_is_used_when_there_is_no_root(tmp_path: Path, monkeypatch, capsys):
+def test_the_phantom_is_used_when_there_is_no_root(tmp_path: Path, monkeypatch, caplog):
     from mstg_jax.data import phantom
 
     def write_two(root: Path, patients, size, seed) -> Path:
@@ -253,7 +253,7 @@ def test_the_phantom_is_used_when_there_is_no_root(tmp_path: Path, monkeypatch, 
     )
     training, _ = load_examples(config)
     assert training[0].folder.is_relative_to(tmp_path)
-    assert "no data.root given: using the beating-heart phantom" in capsys.readouterr().out
+    assert "no data.root given: using the beating-heart phantom" in caplog.text
 
 
 def test_importing_the_pipeline_does_not_import_jax():

@@ -142,7 +142,7 @@ def test_a_resumed_log_drops_what_will_be_done_again(tmp_path):
     assert [(line["step"], line["loss"]) for line in lines] == [(1, 1.0), (2, 2.0), (3, 30.0)]
 
 
-def test_the_first_signal_asks_and_the_second_interrupts(capsys):
+def test_the_first_signal_asks_and_the_second_interrupts(capfd):
     before = signal.getsignal(signal.SIGINT)
     with StopRequest() as stop:
         with pytest.raises(KeyboardInterrupt):
@@ -154,7 +154,7 @@ def test_the_first_signal_asks_and_the_second_interrupts(capsys):
         assert stop.requested
         with pytest.raises(KeyboardInterrupt):
             os.kill(os.getpid(), signal.SIGTERM)
-    assert "SIGINT: stopping" in capsys.readouterr().out
+    assert "SIGINT: stopping" in capfd.readouterr().err
     assert signal.getsignal(signal.SIGINT) is before
 
 

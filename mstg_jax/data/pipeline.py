@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import logging
 import shutil
 from collections import Counter
 from collections.abc import Sequence
@@ -24,6 +25,7 @@ from mstg_jax.files import writing
 if TYPE_CHECKING:
     import grain
 
+log = logging.getLogger(__name__)
 UNKNOWN = 255
 """Label of every voxel where a patient has no labels."""
 
@@ -73,7 +75,7 @@ def load_examples(config: DataConfig) -> tuple[list[Example], list[Example]]:
                 f"broken patients in {root}: {len(problems)}\n{listing}\n"
                 "repair them, or leave them out with --data.skip-bad"
             )
-        print(f"broken patients of {root} left out: {len(problems)}\n{listing}")
+        log.warning(f"broken patients of {root} left out: {len(problems)}\n{listing}")
     testing = parts["testing"] if found["testing"] else None
     return _split(parts["training"], testing, config.validation, root)
 
@@ -89,7 +91,7 @@ def _phantom(config: DataConfig) -> Path:
     size, seed, patients = config.phantom_size, config.phantom_seed, config.phantom_patients
     name = "phantom-" + "-".join(str(n) for n in (*patients, *size, seed))
     root = expanded(config.cache) / name
-    print(f"no data.root given: using the beating-heart phantom in {root}")
+    log.info(f"no data.root given: using the beating-heart phantom in {root}")
     with writing("--data.cache", config.cache):
         return write_phantom(root, patients, size, seed)
 
@@ -105,7 +107,8 @@ def _split(
         twins = {e.digest: e.id for e in testing}
         for e in training:
             if e.digest in twins:
-                print(f"{e.id} left out of training: same images as {twins[e.digest]} in testing/")
+                twin = twins[e.digest]
+                log.warning(f"{e.id} left out of training: same images as {twin} in testing/")
         training, validation = [e for e in training if e.digest not in twins], testing
     else:
         copies = Counter(e.digest for e in training)

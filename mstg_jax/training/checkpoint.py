@@ -1,9 +1,9 @@
 """Checkpoints with orbax: the train state, whose step is the position in the data, and the
 settings."""
 
+import logging
 import os
 import shutil
-import sys
 import time
 import zlib
 from collections.abc import Callable
@@ -24,6 +24,8 @@ from mstg_jax.methods import Method
 from mstg_jax.methods.base import Model
 from mstg_jax.training.quiet import silence
 from mstg_jax.training.state import Structure, TrainState, init_state, make_optimiser
+
+log = logging.getLogger(__name__)
 
 
 class Checkpoints:
@@ -100,6 +102,7 @@ class Checkpoints:
         items["contents"] = ocp.args.JsonSave({"items": list(items), "crc32": _crc32(named)})
         self._wait()
         self._pending = step
+        log.debug(f"saving step {step} below {self.folder}")
         self._told(lambda: self._manager.save(step, args=ocp.args.Composite(**items)))
 
     def _wait(self) -> None:
@@ -167,11 +170,10 @@ class Checkpoints:
             if jax.process_index() == 0:
                 if self._write:
                     path.rename(moved)
-                print(
-                    f"warning: {path} is damaged ({why})"
+                log.warning(
+                    f"{path} is damaged ({why})"
                     + (f" and is now {moved.name}" if self._write else "")
-                    + f"; {self.folder / str(sound)} is used",
-                    file=sys.stderr,
+                    + f"; {self.folder / str(sound)} is used"
                 )
         if damaged and self._write:
             ocp.multihost.sync_global_processes("damaged checkpoints are put aside")

@@ -8,6 +8,7 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
+from mstg_jax import console
 from mstg_jax.config import SettingsError, UserError
 
 ADDRESS, COUNT, INDEX = "JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID"
@@ -37,6 +38,7 @@ def join() -> None:
             f"train.distributed: the processes did not join within {WAIT} s: {first}; "
             f"{ADDRESS} is {os.environ.get(ADDRESS)}, {COUNT} {count}, {INDEX} {index}"
         ) from error
+    console.name_process(jax.process_index(), jax.process_count())
 
 
 @contextmanager

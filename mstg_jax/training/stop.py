@@ -3,6 +3,8 @@
 import signal
 from types import FrameType, TracebackType
 
+from mstg_jax import console
+
 
 class StopRequest:
     """`with StopRequest() as stop: ... if stop.requested: save, leave`. A second one interrupts.
@@ -41,4 +43,5 @@ class StopRequest:
         if self.requested:
             raise KeyboardInterrupt
         self.requested = True
-        print(f"\n{signal.Signals(number).name}: stopping after this step; again to stop at once")
+        name = signal.Signals(number).name
+        console.at_once(f"\n{name}: stopping after this step; again to stop at once")
