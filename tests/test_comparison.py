@@ -17,8 +17,11 @@ from mstg_jax import runs
 from mstg_jax.config import PRESETS, Config
 from mstg_jax.data.pipeline import load_examples
 from mstg_jax.evaluation.__main__ import Settings, load, main, read_configs
-from mstg_jax.evaluation.comparison import compare, over_gamma, summary, typical, worst
-from mstg_jax.evaluation.report import data_uri
+from mstg_jax.evaluation.comparing.comparison import compare, over_gamma, summary, typical, worst
+from mstg_jax.evaluation.records import results_record
+from mstg_jax.evaluation.scoring.measures import FOLDING, PSNR
+from mstg_jax.evaluation.scoring.scores import Frame, Quality, Roughness, Score
+from mstg_jax.evaluation.showing.report import data_uri
 from mstg_jax.methods import make_method
 from mstg_jax.training.checkpoint import Checkpoints
 from mstg_jax.training.state import init_state, make_optimiser
@@ -123,9 +126,9 @@ def test_native_scores_the_same_sequences_on_other_grids(run: Path, out: Path):
     settings = Settings((str(run),), out, protocol="native")
     configs = read_configs(settings)
     training, validation = load_examples(configs[run].data)
-    found = compare(load(configs), training, validation, protocol="native")
+    found = results_record(compare(load(configs), training, validation, protocol="native"))
     assert found["protocol"] == "native"
-    assert json.loads(json.dumps(found, allow_nan=False))["methods"] == found["methods"]
+    assert json.loads(json.dumps(found, allow_nan=False)) == found
     results = json.loads((out / "results.json").read_text(encoding="utf-8"))
     assert found["truth"] == results["truth"]
     for name, method in found["methods"].items():
@@ -150,33 +153,41 @@ def test_large_pictures_shrink(tmp_path: Path):
         assert image.convert("RGB").getpixel((300, 10)) == (255, 255, 255)
 
 
-def scores(*psnrs: float) -> list[dict[str, Any]]:
+def quality(psnr: float) -> Quality:
+    return Quality(psnr=np.nan, ssim=np.nan, nmse=np.nan, psnr_fov=psnr, ssim_fov=0.5, nmse_fov=0.1)
+
+
+def scores(*psnrs: float) -> list[Score]:
     """Patients with two frames between, at a third and two thirds, of PSNR p - 1 and p + 1."""
-    found = []
-    for i, p in enumerate(psnrs):
-        shared = {"ssim_fov": 0.5, "nmse_fov": 0.1}
-        frames = [
-            {"gamma": gamma, "psnr_fov": value, **shared}
-            for gamma, value in ((0.0, 100.0), (0.333333, p - 1), (0.666667, p + 1), (1.0, 5.0))
-        ]
-        between = {"psnr_fov": p, **shared}
-        found.append({"id": f"p{i}", "between": between, "per_frame": frames})
-    return found
+    return [
+        Score(
+            id=f"p{i}",
+            protocol="resampled",
+            between=quality(p),
+            roughness=Roughness(np.nan, np.nan, np.nan),
+            per_frame=tuple(
+                Frame(gamma, quality(value))
+                for gamma, value in ((0.0, 100.0), (0.333333, p - 1), (0.666667, p + 1), (1.0, 5.0))
+            ),
+        )
+        for i, p in enumerate(psnrs)
+    ]
 
 
 def test_bins_over_gamma_hold_the_frames_between():
     bins = over_gamma(scores(20.0, 30.0))
-    assert [b["gamma"] for b in bins] == pytest.approx([0.1, 0.3, 0.5, 0.7, 0.9])
-    assert [b["between.psnr_fov"]["mean"] for b in bins] == [None, 24, None, 26, None]
-    assert bins[1]["between.psnr_fov"]["patients"] == 2
+    assert [b.gamma for b in bins] == pytest.approx([0.1, 0.3, 0.5, 0.7, 0.9])
+    means = [b.intervals[PSNR].mean for b in bins]
+    assert means == pytest.approx([np.nan, 24, np.nan, 26, np.nan], nan_ok=True)
+    assert bins[1].intervals[PSNR].patients == 2
 
 
 def test_the_worst_come_first_and_the_typical_is_in_the_middle():
     patients = scores(30.0, 20.0, 25.0)
-    assert [s["id"] for s in worst(patients, 2)] == ["p1", "p2"]
-    assert typical(patients)["id"] == "p2"
-    assert summary(patients)["between.psnr_fov"]["mean"] == 25
-    assert summary(patients)["folding"]["mean"] is None
+    assert [s.id for s in worst(patients, 2)] == ["p1", "p2"]
+    assert typical(patients).id == "p2"
+    assert summary(patients)[PSNR].mean == 25
+    assert np.isnan(summary(patients)[FOLDING].mean)
 
 
 @pytest.mark.parametrize(
