@@ -37,8 +37,8 @@ def sample(
     import numpy as np
 
     from mstg_jax.data.pipeline import example_of
+    from mstg_jax.evaluation.as_json import average_record, score_record
     from mstg_jax.evaluation.outputs import draw, replacing, write_volumes
-    from mstg_jax.evaluation.records import average_record, score_record
     from mstg_jax.evaluation.scoring.protocol import score_sequence
     from mstg_jax.evaluation.scoring.scores import Score, average
     from mstg_jax.evaluation.showing.tables import score_table

@@ -85,6 +85,31 @@ def test_results(out: Path):
     assert -1 <= results["truth"]["likeness"]["mean"] <= results["truth"]["likeness"]["max"] <= 1
 
 
+def test_the_keys_of_json(out: Path):
+    results = json.loads((out / "results.json").read_text(encoding="utf-8"))
+    ids = ["training", "validation"]
+    found = ["methods", "truth", "tests", "data"]
+    assert list(results) == ["protocol", "seed", "likeness_threshold", *ids, *found]
+    copy = results["methods"]["copy"]
+    of_method = ["summary", "over_gamma", "likeness", "patients"]
+    assert list(copy) == ["run", "step", "parameters", *of_method]
+    tested = [f"between.{name}_fov" for name in ("psnr", "ssim", "nmse")]
+    whole = [f"between.{name}" for name in ("psnr", "ssim", "nmse")]
+    dice = [f"dice.{name}" for name in ("lv", "rv", "myo", "mean")]
+    motion = ["ejection_fraction.error", "lv_volume_error", "folding", "roughness.ratio"]
+    assert list(copy["summary"]) == [*tested, *whole, *dice, *motion, "seconds"]
+    assert list(copy["summary"]["seconds"]) == ["mean", "low", "high", "patients"]
+    assert list(copy["over_gamma"][0]) == ["gamma", *tested]
+    likeness = ["mean", "max", "share", "frames", "closest"]
+    assert list(copy["likeness"]) == list(results["truth"]["likeness"]) == likeness
+    numbers = ["difference", "p", "p_holm"]
+    assert list(results["tests"][0]) == ["metric", "first", "second", "patients", *numbers]
+    ed, *between, es = copy["patients"][0]["per_frame"]
+    assert not {"likeness"} & (ed.keys() | es.keys())
+    assert all(list(f["likeness"]) == ["correlation", "patient", "frame"] for f in between)
+    assert list(copy["patients"][0])[-1] == "seconds"
+
+
 def test_one_row_per_patient_method_and_frame(out: Path):
     results = json.loads((out / "results.json").read_text(encoding="utf-8"))
     with (out / "results.csv").open(newline="", encoding="utf-8") as file:
@@ -208,8 +233,12 @@ def test_wrong_use_says_what_is_needed(
     args: tuple[str, ...], message: str, run: Path, cache: Path, monkeypatch, capsys
 ):
     monkeypatch.chdir(cache)
-    others = {"empty": {"saved": False}, "coarse": {"spacing": (8.0, 4.5, 4.5)}}
-    for name, data in (others | {"elsewhere": {"root": "absent"}}).items():
+    others: dict[str, dict[str, Any]] = {
+        "empty": {"saved": False},
+        "coarse": {"spacing": (8.0, 4.5, 4.5)},
+        "elsewhere": {"root": "absent"},
+    }
+    for name, data in others.items():
         if name in args and not Path(name).exists():
             write_run(Path(name), cache, **data)
     out = () if "--out" in args else ("--out", "results")

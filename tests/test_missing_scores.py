@@ -29,7 +29,8 @@ from mstg_jax.evaluation.scoring.measures import TESTED
 from mstg_jax.evaluation.scoring.scores import Dice, Frame, Quality, Roughness, Score, average
 from mstg_jax.evaluation.showing.charts import gamma_chart, volume_chart
 from mstg_jax.evaluation.showing.report import write_report
-from mstg_jax.evaluation.showing.tables import markdown, score_table, sections
+from mstg_jax.evaluation.showing.sections import sections
+from mstg_jax.evaluation.showing.tables import markdown, score_table
 from mstg_jax.methods import make_method, new_model
 from mstg_jax.methods.base import Sequence
 from mstg_jax.training.validation import validate

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from mstg_jax.evaluation.records import average_record, score_record
+from mstg_jax.evaluation.as_json import average_record, score_record
 from mstg_jax.evaluation.scoring import metrics, protocol
 from mstg_jax.evaluation.scoring.scores import Dice, EjectionFraction, Score, average
 from mstg_jax.evaluation.showing import tables

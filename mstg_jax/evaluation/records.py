@@ -1,30 +1,25 @@
-"""What a comparison leaves on disk besides its report, and scores as JSON has them.
-
-There undefined numbers are null, and a score has no key for what its method or patient has not.
-"""
+"""What a comparison leaves on disk besides its report: results.csv, results.json and table.md."""
 
 import csv
 import json
-import math
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from mstg_jax.evaluation.as_json import score_record, strict
 from mstg_jax.evaluation.comparing.comparison import Bin, Comparison, MethodResult
 from mstg_jax.evaluation.comparing.likeness import Match
-from mstg_jax.evaluation.scoring.scores import Average, Frame, Numbers, Score
-from mstg_jax.evaluation.showing.tables import markdown, sections
+from mstg_jax.evaluation.scoring.scores import Score
+from mstg_jax.evaluation.showing.sections import sections
+from mstg_jax.evaluation.showing.tables import markdown
 
 QUALITY_COLUMNS = ("psnr_fov", "ssim_fov", "nmse_fov", "psnr", "ssim", "nmse")
 FRAME_COLUMNS = (*QUALITY_COLUMNS, "folding", "lv_volume", "lv_volume_truth")
-# First of the keys, in this order.
-SCORE = ("id", "protocol", "between", "roughness", "per_frame")
-AVERAGE = ("protocol", "patients", "none_between")
 
 
 def write(out: Path, results: Comparison) -> None:
-    """results.csv, results.json and table.md; existing files are replaced."""
+    """Existing files are replaced."""
     record = results_record(results)
     text = json.dumps(record, indent=1, allow_nan=False) + "\n"
     (out / "results.json").write_text(text, encoding="utf-8")
@@ -46,7 +41,8 @@ def write(out: Path, results: Comparison) -> None:
 
 
 def results_record(results: Comparison) -> dict[str, Any]:
-    """All of results.json. Each frame strictly between ED and ES has its match as `likeness`."""
+    """All of results.json: the fields of a Comparison with metrics by their keys, scores as as_json
+    has them, and the matches at their frames."""
     record = vars(results) | {
         "methods": {name: _method(method) for name, method in results.methods.items()},
         "truth": {"likeness": asdict(results.truth)},
@@ -54,19 +50,7 @@ def results_record(results: Comparison) -> dict[str, Any]:
     }
     if not results.data:
         del record["data"]
-    return _strict(record)
-
-
-def score_record(score: Score, matches: Sequence[Match] = ()) -> dict[str, Any]:
-    """A patient's scores; `matches` are those of the frames strictly between ED and ES."""
-    frames = [_frame(frame) for frame in score.per_frame]
-    for frame, match in zip(frames[1:-1], matches, strict=False):
-        frame["likeness"] = match._asdict()
-    return _strict(dict.fromkeys(SCORE) | _present(score) | {"per_frame": frames})
-
-
-def average_record(means: Average) -> dict[str, Any]:
-    return _strict(dict.fromkeys(AVERAGE) | _present(means))
+    return strict(record)
 
 
 def _method(method: MethodResult) -> dict[str, Any]:
@@ -77,7 +61,7 @@ def _method(method: MethodResult) -> dict[str, Any]:
         "summary": {metric.key: asdict(found) for metric, found in method.summary.items()},
         "over_gamma": [_bin(item) for item in method.over_gamma],
         "likeness": asdict(method.likeness),
-        "patients": [score_record(s, method.matches.get(s.id, ())) for s in method.patients],
+        "patients": [_patient(s, method.matches[s.id]) for s in method.patients],
     }
 
 
@@ -86,19 +70,9 @@ def _bin(item: Bin) -> dict[str, Any]:
     return {"gamma": item.gamma, **found}
 
 
-def _frame(frame: Frame) -> dict[str, Any]:
-    others = _present(frame)
-    return {"gamma": others.pop("gamma"), **others.pop("quality"), **others}
-
-
-def _present(item: Numbers | Frame) -> dict[str, Any]:
-    return {name: value for name, value in asdict(item).items() if value is not None}
-
-
-def _strict(value: Any) -> Any:
-    """The same tree with None for nan, which JSON does not have, and with its own containers."""
-    if isinstance(value, dict):
-        return {key: _strict(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_strict(item) for item in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
+def _patient(score: Score, matches: Sequence[Match]) -> dict[str, Any]:
+    """Each frame strictly between ED and ES has its match as `likeness`."""
+    record = score_record(score)
+    for frame, match in zip(record["per_frame"][1:-1], matches, strict=True):
+        frame["likeness"] = match._asdict()
+    return record

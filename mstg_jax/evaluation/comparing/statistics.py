@@ -1,7 +1,7 @@
 """Statistics over patients: means with bootstrap intervals, and paired tests between methods."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -63,7 +63,7 @@ def interval(values: Sequence[float | None], seed: int = 0) -> Interval:
     return Interval(mean, float(low), float(high), len(array))
 
 
-def paired_tests(values: dict[str, dict[str, Sequence[float | None]]]) -> list[PairedTest]:
+def paired_tests(values: Mapping[str, Mapping[str, Sequence[float | None]]]) -> list[PairedTest]:
     """Tests of the first method against each other one, on every metric.
 
     Holm's correction is over all of them. Tests of every two methods would be so many that ten

@@ -27,7 +27,8 @@ from mstg_jax.evaluation.scoring.scores import (
 from mstg_jax.methods.base import Sequence
 
 RESAMPLED = "resampled"
-STRUCTURES = {"rv": 1, "myo": 2, "lv": 3}
+STRUCTURES = (1, 2, 3)
+"""Labels of the right ventricle, the myocardium and the left ventricle."""
 
 
 @typing.runtime_checkable
@@ -126,7 +127,7 @@ def _roughness(frames: Float32[np.ndarray, "t d h w"], example: Truth) -> Roughn
 def _with_anatomy(found: Score, example: Truth, warped: UInt8[np.ndarray, "t d h w"]) -> Score:
     """With overlap, ejection fraction and volumes."""
     ed, es = example.labels[0], example.labels[len(warped) - 1]
-    rv, myo, lv = (metrics.dice(warped[-1], es, label) for label in STRUCTURES.values())
+    rv, myo, lv = (metrics.dice(warped[-1], es, label) for label in STRUCTURES)
     truth, made = (metrics.ejection_fraction(ed, labels) for labels in (es, warped[-1]))
     full = int(metrics.voxel_volumes(ed[None])[0])
     frames, errors = [], []

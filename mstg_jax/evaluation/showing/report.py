@@ -17,7 +17,7 @@ from mstg_jax.evaluation.scoring.measures import DICE, TESTED
 from mstg_jax.evaluation.scoring.scores import Score, known, none_between
 from mstg_jax.evaluation.showing.charts import gamma_chart, volume_chart
 from mstg_jax.evaluation.showing.figures import palette, sequence_figure, slices_figure
-from mstg_jax.evaluation.showing.tables import Section, sections
+from mstg_jax.evaluation.showing.sections import Section, sections
 from mstg_jax.evaluation.showing.view import view_of
 
 FAILURES = 2
