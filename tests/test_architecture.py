@@ -56,7 +56,7 @@ EVALUATION = {
 SCAN = ROOT / "kernels" / "selective_scan"
 ROOMS = {"xla": {"form", "growth"}, "gpu": {"form", "sizes"}, "tpu": {"form", "growth", "sizes"}}
 JAX = {"jax", "flax", "optax", "orbax"}
-HOST: dict[str, set[str]] = dict.fromkeys(("data", "cli", "runs", "files", "command"), JAX)
+HOST = dict.fromkeys(("data", "cli", "runs", "files", "command"), JAX)
 
 
 def part(module: str) -> str:
@@ -158,7 +158,7 @@ def opens_text(call: ast.Call) -> bool:
         return owner != "files"
     if name in ("open", "fdopen"):
         binary = any(re.fullmatch("'[rwax+]*b[+]?'", ast.unparse(x)) for x in call.args)
-        return f"{owner}.{name}" not in ("Image.open", "os.open") and not binary
+        return f"{owner}.{name}" not in ("Image.open", "os.open", "ts.KvStore.open") and not binary
     return "text" in given or "universal_newlines" in given
 
 
