@@ -40,9 +40,11 @@ def sample(
     import numpy as np
 
     from mstg_jax.data.pipeline import example_of
-    from mstg_jax.evaluation.outputs import draw, replacing, score_sequence, write_volumes
-    from mstg_jax.evaluation.protocol import average
-    from mstg_jax.evaluation.tables import score_table
+    from mstg_jax.evaluation.as_json import average_record, score_record
+    from mstg_jax.evaluation.outputs import draw, replacing, write_volumes
+    from mstg_jax.evaluation.scoring.protocol import score_sequence
+    from mstg_jax.evaluation.scoring.scores import Score, average
+    from mstg_jax.evaluation.showing.tables import score_table
     from mstg_jax.methods import TRIVIAL, generate_sequence, make_method, new_model
     from mstg_jax.methods.platform import prepare
     from mstg_jax.training.checkpoint import load_model
@@ -56,7 +58,7 @@ def sample(
         trivial = make_method(replace(config, method=name))
         methods[name] = (trivial, new_model(trivial, seed=0))
 
-    scores: dict[str, list[dict[str, Any]]] = {name: [] for name in methods}
+    scores: dict[str, list[Score]] = {name: [] for name in methods}
     for patient in patients:
         example = example_of(patient, config.data)
         ed, es, gammas = example.frames[0], example.frames[-1], example.gammas
@@ -74,14 +76,14 @@ def sample(
             write_volumes(new, patient, example, own, labels=options.labels, flow=options.flow)
             draw(new, config.method, example, truth, gammas, made)
             if results:
-                write_metrics(new, results)
+                write_metrics(new, {name: score_record(s) for name, s in results.items()})
         for name, result in results.items():
             scores[name].append(result)
         print(f"{patient.id}: {len(gammas)} frames -> {folder}")
     if scores[config.method]:
         means = {name: average(values) for name, values in scores.items()}
         with files.writing("--out", out):
-            write_metrics(out, means)
+            write_metrics(out, {name: average_record(m) for name, m in means.items()})
         print(f"\n{score_table(means)}")
 
 

@@ -42,6 +42,17 @@ COMMANDS = {
     "data/acdc.py": {"command"},
     "data/verify.py": {"command"},
 }
+# What the rooms of the evaluation, and the files that stand above them, may import of it.
+EVALUATION = {
+    "scoring": set(),
+    "comparing": {"scoring"},
+    "showing": {"scoring", "comparing"},
+    "showing/tables": {"scoring"},  # sample.py needs it, and no scipy.stats
+    "as_json": {"scoring"},
+    "records": {"scoring", "comparing", "showing", "as_json"},
+    "outputs": {"scoring", "showing"},
+    "__main__": {"comparing", "showing", "records"},
+}
 # The scan's backends, each in a room of its own: what of the op their files may import.
 SCAN = ROOT / "kernels" / "selective_scan"
 ROOMS = {"xla": {"form", "growth"}, "gpu": {"form", "sizes"}, "tpu": {"form", "growth", "sizes"}}
@@ -93,19 +104,34 @@ def test_settings_need_the_standard_library_only():
         assert imports(path) <= sys.stdlib_module_names | {"config"}, path
 
 
-def modules(path: Path) -> set[str]:
-    """Full names of what a file imports of `kernels`: modules, and what it takes out of them."""
+def modules(path: Path, package: str = "kernels") -> set[str]:
+    """Full names of what a file imports of a package: modules, and what it takes out of them."""
     found = set()
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
             found |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
             found |= {f"{node.module}.{alias.name}" for alias in node.names}
-    return {name for name in found if name.split(".")[0] == "kernels"}
+    return {name for name in found if f"{name}.".startswith(f"{package}.")}
 
 
 def within(names: set[str], packages: set[str]) -> bool:
     return all(any(f"{name}.".startswith(f"{x}.") for x in packages) for name in names)
+
+
+@pytest.mark.parametrize("room", EVALUATION)
+def test_the_rooms_of_the_evaluation_point_one_way(room):
+    folder = ROOT / "mstg_jax" / "evaluation" / room
+    names = (room.replace("/", "."), *EVALUATION[room])
+    allowed = {f"mstg_jax.evaluation.{x}" for x in names}
+    for path in folder.rglob("*.py") if folder.is_dir() else [folder.with_suffix(".py")]:
+        assert within(modules(path, "mstg_jax.evaluation"), allowed), path
+
+
+def test_every_room_of_the_evaluation_has_its_rule():
+    inside = (ROOT / "mstg_jax" / "evaluation").iterdir()
+    names = {p.stem for p in inside if p.name not in ("__init__.py", "__pycache__")}
+    assert names == {room for room in EVALUATION if "/" not in room}
 
 
 @pytest.mark.parametrize("room", ROOMS)

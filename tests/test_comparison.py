@@ -17,8 +17,11 @@ from mstg_jax import runs
 from mstg_jax.config import PRESETS, Config
 from mstg_jax.data.pipeline import load_examples
 from mstg_jax.evaluation.__main__ import Settings, load, main, read_configs
-from mstg_jax.evaluation.comparison import compare, over_gamma, summary, typical, worst
-from mstg_jax.evaluation.report import data_uri
+from mstg_jax.evaluation.comparing.comparison import compare, over_gamma, summary, typical, worst
+from mstg_jax.evaluation.records import results_record
+from mstg_jax.evaluation.scoring.measures import FOLDING, PSNR
+from mstg_jax.evaluation.scoring.scores import Frame, Quality, Roughness, Score
+from mstg_jax.evaluation.showing.report import data_uri
 from mstg_jax.methods import make_method
 from mstg_jax.training.checkpoint import Checkpoints
 from mstg_jax.training.state import init_state, make_optimiser
@@ -82,6 +85,31 @@ def test_results(out: Path):
     assert -1 <= results["truth"]["likeness"]["mean"] <= results["truth"]["likeness"]["max"] <= 1
 
 
+def test_the_keys_of_json(out: Path):
+    results = json.loads((out / "results.json").read_text(encoding="utf-8"))
+    ids = ["training", "validation"]
+    found = ["methods", "truth", "tests", "data"]
+    assert list(results) == ["protocol", "seed", "likeness_threshold", *ids, *found]
+    copy = results["methods"]["copy"]
+    of_method = ["summary", "over_gamma", "likeness", "patients"]
+    assert list(copy) == ["run", "step", "parameters", *of_method]
+    tested = [f"between.{name}_fov" for name in ("psnr", "ssim", "nmse")]
+    whole = [f"between.{name}" for name in ("psnr", "ssim", "nmse")]
+    dice = [f"dice.{name}" for name in ("lv", "rv", "myo", "mean")]
+    motion = ["ejection_fraction.error", "lv_volume_error", "folding", "roughness.ratio"]
+    assert list(copy["summary"]) == [*tested, *whole, *dice, *motion, "seconds"]
+    assert list(copy["summary"]["seconds"]) == ["mean", "low", "high", "patients"]
+    assert list(copy["over_gamma"][0]) == ["gamma", *tested]
+    likeness = ["mean", "max", "share", "frames", "closest"]
+    assert list(copy["likeness"]) == list(results["truth"]["likeness"]) == likeness
+    numbers = ["difference", "p", "p_holm"]
+    assert list(results["tests"][0]) == ["metric", "first", "second", "patients", *numbers]
+    ed, *between, es = copy["patients"][0]["per_frame"]
+    assert not {"likeness"} & (ed.keys() | es.keys())
+    assert all(list(f["likeness"]) == ["correlation", "patient", "frame"] for f in between)
+    assert list(copy["patients"][0])[-1] == "seconds"
+
+
 def test_one_row_per_patient_method_and_frame(out: Path):
     results = json.loads((out / "results.json").read_text(encoding="utf-8"))
     with (out / "results.csv").open(newline="", encoding="utf-8") as file:
@@ -123,9 +151,9 @@ def test_native_scores_the_same_sequences_on_other_grids(run: Path, out: Path):
     settings = Settings((str(run),), out, protocol="native")
     configs = read_configs(settings)
     training, validation = load_examples(configs[run].data)
-    found = compare(load(configs), training, validation, protocol="native")
+    found = results_record(compare(load(configs), training, validation, protocol="native"))
     assert found["protocol"] == "native"
-    assert json.loads(json.dumps(found, allow_nan=False))["methods"] == found["methods"]
+    assert json.loads(json.dumps(found, allow_nan=False)) == found
     results = json.loads((out / "results.json").read_text(encoding="utf-8"))
     assert found["truth"] == results["truth"]
     for name, method in found["methods"].items():
@@ -150,33 +178,41 @@ def test_large_pictures_shrink(tmp_path: Path):
         assert image.convert("RGB").getpixel((300, 10)) == (255, 255, 255)
 
 
-def scores(*psnrs: float) -> list[dict[str, Any]]:
+def quality(psnr: float) -> Quality:
+    return Quality(psnr=np.nan, ssim=np.nan, nmse=np.nan, psnr_fov=psnr, ssim_fov=0.5, nmse_fov=0.1)
+
+
+def scores(*psnrs: float) -> list[Score]:
     """Patients with two frames between, at a third and two thirds, of PSNR p - 1 and p + 1."""
-    found = []
-    for i, p in enumerate(psnrs):
-        shared = {"ssim_fov": 0.5, "nmse_fov": 0.1}
-        frames = [
-            {"gamma": gamma, "psnr_fov": value, **shared}
-            for gamma, value in ((0.0, 100.0), (0.333333, p - 1), (0.666667, p + 1), (1.0, 5.0))
-        ]
-        between = {"psnr_fov": p, **shared}
-        found.append({"id": f"p{i}", "between": between, "per_frame": frames})
-    return found
+    return [
+        Score(
+            id=f"p{i}",
+            protocol="resampled",
+            between=quality(p),
+            roughness=Roughness(np.nan, np.nan, np.nan),
+            per_frame=tuple(
+                Frame(gamma, quality(value))
+                for gamma, value in ((0.0, 100.0), (0.333333, p - 1), (0.666667, p + 1), (1.0, 5.0))
+            ),
+        )
+        for i, p in enumerate(psnrs)
+    ]
 
 
 def test_bins_over_gamma_hold_the_frames_between():
     bins = over_gamma(scores(20.0, 30.0))
-    assert [b["gamma"] for b in bins] == pytest.approx([0.1, 0.3, 0.5, 0.7, 0.9])
-    assert [b["between.psnr_fov"]["mean"] for b in bins] == [None, 24, None, 26, None]
-    assert bins[1]["between.psnr_fov"]["patients"] == 2
+    assert [b.gamma for b in bins] == pytest.approx([0.1, 0.3, 0.5, 0.7, 0.9])
+    means = [b.intervals[PSNR].mean for b in bins]
+    assert means == pytest.approx([np.nan, 24, np.nan, 26, np.nan], nan_ok=True)
+    assert bins[1].intervals[PSNR].patients == 2
 
 
 def test_the_worst_come_first_and_the_typical_is_in_the_middle():
     patients = scores(30.0, 20.0, 25.0)
-    assert [s["id"] for s in worst(patients, 2)] == ["p1", "p2"]
-    assert typical(patients)["id"] == "p2"
-    assert summary(patients)["between.psnr_fov"]["mean"] == 25
-    assert summary(patients)["folding"]["mean"] is None
+    assert [s.id for s in worst(patients, 2)] == ["p1", "p2"]
+    assert typical(patients).id == "p2"
+    assert summary(patients)[PSNR].mean == 25
+    assert np.isnan(summary(patients)[FOLDING].mean)
 
 
 @pytest.mark.parametrize(
@@ -197,8 +233,12 @@ def test_wrong_use_says_what_is_needed(
     args: tuple[str, ...], message: str, run: Path, cache: Path, monkeypatch, capsys
 ):
     monkeypatch.chdir(cache)
-    others = {"empty": {"saved": False}, "coarse": {"spacing": (8.0, 4.5, 4.5)}}
-    for name, data in (others | {"elsewhere": {"root": "absent"}}).items():
+    others: dict[str, dict[str, Any]] = {
+        "empty": {"saved": False},
+        "coarse": {"spacing": (8.0, 4.5, 4.5)},
+        "elsewhere": {"root": "absent"},
+    }
+    for name, data in others.items():
         if name in args and not Path(name).exists():
             write_run(Path(name), cache, **data)
     out = () if "--out" in args else ("--out", "results")

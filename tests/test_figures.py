@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from mstg_jax.evaluation import figures
+from mstg_jax.evaluation.showing import figures
+from mstg_jax.evaluation.showing.view import heart_view
 
 FRAMES = 4
 GAMMAS = np.linspace(0, 1, FRAMES, dtype=np.float32)
@@ -24,7 +25,7 @@ def heart() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 
 TRUTH, LABELS, FOV = heart()
 BLEND = (TRUTH[0] + GAMMAS[:, None, None, None] * (TRUTH[-1] - TRUTH[0])).astype(np.float32)
-VIEW = figures.heart_view(FOV, LABELS, SPACING)
+VIEW = heart_view(FOV, LABELS, SPACING)
 
 
 def inches(pixels: tuple[int, int]) -> list[float]:
@@ -40,7 +41,7 @@ def test_view_shows_the_largest_ventricle_in_the_field_of_view():
 
 @pytest.mark.parametrize("labels", [None, np.zeros_like(LABELS)])
 def test_view_without_a_ventricle_shows_the_middle(labels):
-    view = figures.heart_view(FOV, labels, SPACING)
+    view = heart_view(FOV, labels, SPACING)
     assert (view.z, view.slices) == (2, (1, 4))
 
 

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from mstg_jax.evaluation.likeness import Match, nearest, summarise
+from mstg_jax.evaluation.comparing.likeness import Match, nearest, summarise
 
 SHAPE = (4, 6, 5)
 
@@ -69,8 +69,10 @@ def test_summary():
         "patient102": [Match(0.8, "patient001", 1)],
     }
     found = summarise(matches, 0.95)
-    assert found["mean"] == pytest.approx(0.75)
-    assert (found["max"], found["frames"]) == (0.95, 3)
-    assert found["share"] == pytest.approx(1 / 3)
-    assert found["closest"] == "patient101 to patient002, frame 0"
-    assert summarise({}, 0.95)["share"] is None
+    assert found.mean == pytest.approx(0.75)
+    assert (found.max, found.frames) == (0.95, 3)
+    assert found.share == pytest.approx(1 / 3)
+    assert found.closest == "patient101 to patient002, frame 0"
+    none = summarise({}, 0.95)
+    assert np.isnan([none.mean, none.max, none.share]).all()
+    assert (none.frames, none.closest) == (0, None)

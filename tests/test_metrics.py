@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from skimage.metrics import structural_similarity
 
-from mstg_jax.evaluation import metrics
+from mstg_jax.evaluation.scoring import metrics
 
 few = settings(max_examples=20, deadline=None)
 volumes = arrays(np.float32, (3, 6, 5), elements=st.floats(0, 1, width=32))

@@ -16,11 +16,21 @@ from PIL import Image
 from mstg_jax.config import PRESETS
 from mstg_jax.data.pipeline import Example, load_examples
 from mstg_jax.evaluation import records
-from mstg_jax.evaluation.charts import gamma_chart, volume_chart
-from mstg_jax.evaluation.comparison import Contender, compare, typical, worst
-from mstg_jax.evaluation.protocol import average
-from mstg_jax.evaluation.report import write_report
-from mstg_jax.evaluation.tables import markdown, score_table
+from mstg_jax.evaluation.comparing.comparison import (
+    Bin,
+    Comparison,
+    Contender,
+    compare,
+    typical,
+    worst,
+)
+from mstg_jax.evaluation.comparing.statistics import Interval
+from mstg_jax.evaluation.scoring.measures import TESTED
+from mstg_jax.evaluation.scoring.scores import Dice, Frame, Quality, Roughness, Score, average
+from mstg_jax.evaluation.showing.charts import gamma_chart, volume_chart
+from mstg_jax.evaluation.showing.report import write_report
+from mstg_jax.evaluation.showing.sections import sections
+from mstg_jax.evaluation.showing.tables import markdown, score_table
 from mstg_jax.methods import make_method, new_model
 from mstg_jax.methods.base import Sequence
 from mstg_jax.training.validation import validate
@@ -61,7 +71,7 @@ def examples(tmp_path: Path, **patients: dict[str, Any]) -> tuple[list[Example],
 
 def compared(
     methods: list[Contender], training: list[Example], validation: list[Example]
-) -> dict[str, Any]:
+) -> Comparison:
     return compare(methods, training, validation, protocol="resampled", progress=lambda _: None)
 
 
@@ -69,7 +79,7 @@ def results_of(
     out: Path, methods: list[Contender], training: list[Example], validation: list[Example]
 ) -> dict[str, Any]:
     """What compare finds, once everything is written to `out`."""
-    results = compared(methods, training, validation) | {"data": {"root": "a<b>"}}
+    results = replace(compared(methods, training, validation), data={"root": "a<b>"})
     out.mkdir()
     records.write(out, results)
     write_report(out, results, methods, validation)
@@ -106,16 +116,18 @@ def test_a_patient_without_frames_between_leaves_the_others_scores_as_they_are(t
     training, validation = examples(tmp_path, patient003={}, patient004=TWO)
     both = compared(contenders(), training, validation)
     one = compared(contenders(), training, validation[:1])
+    records_of = [records.results_record(r)["methods"] for r in (both, one)]
     for name in ("copy", "blend"):
-        found, alone = (r["methods"][name] for r in (both, one))
+        found, alone = (methods[name] for methods in records_of)
         assert found["summary"]["between.psnr_fov"] == alone["summary"]["between.psnr_fov"]
         assert found["over_gamma"] == alone["over_gamma"]
         assert found["likeness"] == alone["likeness"]
-        assert [s["id"] for s in worst(found["patients"], 2)] == ["patient003"]
-        assert typical(found["patients"])["id"] == "patient003"
-    assert both["methods"]["copy"]["summary"]["dice.mean"]["patients"] == 2
-    means = {name: average(own["patients"]) for name, own in both["methods"].items()}
-    for caption in (records.sections(both)[0].note, score_table(means)):
+        patients = both.methods[name].patients
+        assert [s.id for s in worst(patients, 2)] == ["patient003"]
+        assert typical(patients).id == "patient003"
+    assert records_of[0]["copy"]["summary"]["dice.mean"]["patients"] == 2
+    means = {name: average(own.patients) for name, own in both.methods.items()}
+    for caption in (sections(both)[0].note, score_table(means)):
         assert "ED and ES (patients without any: 1); Dice" in caption
 
 
@@ -129,26 +141,36 @@ def test_validation_follows_what_there_is(tmp_path):
     assert validate(method, model, [bare]) == {}
 
 
+NOTHING = Quality(*[np.nan] * 6)
+
+
+def patient(name: str, psnr: float, frames: int = 3) -> Score:
+    return Score(
+        id=name,
+        protocol="resampled",
+        between=replace(NOTHING, psnr_fov=psnr),
+        roughness=Roughness(np.nan, np.nan, np.nan),
+        per_frame=(Frame(0.5, NOTHING),) * frames,
+    )
+
+
 def test_a_patient_whose_frames_are_undefined_is_the_worst():
-    def patient(name: str, psnr: float | None, frames: int = 3) -> dict[str, Any]:
-        return {"id": name, "between": {"psnr_fov": psnr}, "per_frame": [{}] * frames}
-
-    scores = [patient("a", 20.0), patient("b", None), patient("c", 10.0), patient("d", None, 2)]
-    assert [s["id"] for s in worst(scores, 4)] == ["b", "c", "a"]
-    assert typical([patient(name, None, 2) for name in "abc"])["id"] == "b"
+    nan = float("nan")
+    scores = [patient("a", 20.0), patient("b", nan), patient("c", 10.0), patient("d", nan, 2)]
+    assert [s.id for s in worst(scores, 4)] == ["b", "c", "a"]
+    assert typical([patient(name, nan, 2) for name in "abc"]).id == "b"
 
 
-def bins(**means: float | None) -> dict[str, Any]:
-    interval = {
-        f"between.{name}_fov": {"mean": x, "low": x, "high": x} for name, x in means.items()
-    }
-    return {"over_gamma": [{"gamma": 0.5, **interval}], "patients": []}
+def bins(*means: float) -> list[Bin]:
+    """One bin with these means of the tested metrics."""
+    found = {m: Interval(x, x, x, 2) for m, x in zip(TESTED, means, strict=True)}
+    return [Bin(0.5, found)]
 
 
 def test_panels_without_values_are_left_out(tmp_path):
-    all_three = {"a": bins(psnr=20.0, ssim=0.5, nmse=0.1), "b": bins(psnr=1.0, ssim=0.1, nmse=0.0)}
-    perfect = {"a": bins(psnr=100.0, ssim=1.0, nmse=0.0)}
-    two = {"a": bins(psnr=20.0, ssim=0.5, nmse=None)}
+    all_three = {"a": bins(20.0, 0.5, 0.1), "b": bins(1.0, 0.1, 0.0)}
+    perfect = {"a": bins(100.0, 1.0, 0.0)}
+    two = {"a": bins(20.0, 0.5, np.nan)}
     widths = []
     for i, methods in enumerate((all_three, perfect, two)):
         path = gamma_chart(tmp_path / f"{i}.png", methods)
@@ -156,15 +178,16 @@ def test_panels_without_values_are_left_out(tmp_path):
         with Image.open(path) as image:
             widths.append(image.width)
     assert widths[0] == widths[1] > widths[2]
-    assert gamma_chart(tmp_path / "none.png", {"a": bins(psnr=None, ssim=None, nmse=None)}) is None
+    assert gamma_chart(tmp_path / "none.png", {"a": bins(*[np.nan] * 3)}) is None
     assert not (tmp_path / "none.png").exists()
 
 
 def test_a_ventricle_that_is_not_there_has_no_curve(tmp_path):
     """Labels without label 3: Dice of the others, no volumes."""
-    frame = {"gamma": 0.0, "lv_volume": None}
-    patients = [{"dice": {"lv": None}, "per_frame": [frame, frame | {"gamma": 1.0}]}]
-    assert volume_chart(tmp_path / "v.png", {"a": {"patients": patients}}) == tmp_path / "v.png"
+    frames = tuple(Frame(gamma, NOTHING, lv_volume=np.nan) for gamma in (0.0, 1.0))
+    dice = Dice(rv=1.0, myo=1.0, lv=np.nan, mean=1.0)
+    patients = [replace(patient("a", np.nan), dice=dice, per_frame=frames)]
+    assert volume_chart(tmp_path / "v.png", {"a": patients}) == tmp_path / "v.png"
 
 
 NAMES = ("_a|b<i>&\"c\"'d'$x^$", "_a/b(i)&\"c\"'d'$x^$")

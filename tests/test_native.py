@@ -9,8 +9,14 @@ from acdc_files import make_patient
 
 from mstg_jax.data.acdc import Patient, read_patient
 from mstg_jax.data.geometry import Geometry
-from mstg_jax.evaluation.native import centred, limits, native_sequence, native_truth, scaled
-from mstg_jax.evaluation.outputs import score_sequence
+from mstg_jax.evaluation.scoring.native import (
+    centred,
+    limits,
+    native_sequence,
+    native_truth,
+    scaled,
+)
+from mstg_jax.evaluation.scoring.protocol import score_sequence
 from mstg_jax.methods import Sequence
 
 SIZE = (32, 128, 128)
@@ -78,9 +84,9 @@ def test_the_true_frames_score_as_perfect(patient: Patient):
     made = native_sequence(patient, geometry, Sequence(frames, None))
     np.testing.assert_allclose(made.frames, truth.frames, atol=1e-5)
     score = score_sequence(truth, made, "native")
-    assert score["protocol"] == "native"
-    assert score["between"]["psnr"] > 90
-    assert score["between"]["ssim_fov"] == pytest.approx(1, abs=1e-4)
+    assert score.protocol == "native"
+    assert score.between.psnr > 90
+    assert score.between.ssim_fov == pytest.approx(1, abs=1e-4)
 
 
 def test_a_known_error(patient: Patient):
@@ -88,15 +94,15 @@ def test_a_known_error(patient: Patient):
     geometry, truth = same_grid(patient), native_truth(patient)
     frames = geometry.forward(np.repeat(patient.frames[patient.ed][None], 4, 0))
     made = native_sequence(patient, geometry, Sequence(frames, None))
-    score = score_sequence(truth, made, "native")["between"]
+    score = score_sequence(truth, made, "native").between
     share = truth.fov.mean()
-    assert score["psnr"] - score["psnr_fov"] == pytest.approx(-10 * np.log10(share), abs=1e-3)
-    assert score["nmse"] == pytest.approx(score["nmse_fov"], rel=1e-4)
+    assert score.psnr - score.psnr_fov == pytest.approx(-10 * np.log10(share), abs=1e-3)
+    assert score.nmse == pytest.approx(score.nmse_fov, rel=1e-4)
     ed = own_range(patient.frames[patient.ed][None])
     errors = [
         np.mean((own_range(patient.frames[i][None]) - ed) ** 2) for i in patient.sequence[1:-1]
     ]
-    assert score["psnr_fov"] == pytest.approx(np.mean(-10 * np.log10(errors)), abs=0.05)
+    assert score.psnr_fov == pytest.approx(np.mean(-10 * np.log10(errors)), abs=0.05)
 
 
 def test_flow_warps_the_native_labels(patient: Patient):
@@ -110,8 +116,8 @@ def test_flow_warps_the_native_labels(patient: Patient):
     assert made.flow is not None
     np.testing.assert_allclose(made.flow[..., 2], 1, atol=1e-4)
     score = score_sequence(native_truth(patient), made, "native")
-    assert score["folding"] == 0
-    assert [f["lv_volume"] for f in score["per_frame"]] == [1] * 4
-    assert score["per_frame"][-1]["lv_volume_truth"] < 1
-    errors = [1 - f["lv_volume_truth"] for f in score["per_frame"][1:]]
-    assert score["lv_volume_error"] == pytest.approx(np.mean(errors))
+    assert score.folding == 0
+    assert [f.lv_volume for f in score.per_frame] == [1] * 4
+    truths = [f.lv_volume_truth or 0 for f in score.per_frame]
+    assert 0 < truths[-1] < 1
+    assert score.lv_volume_error == pytest.approx(np.mean([1 - t for t in truths[1:]]))

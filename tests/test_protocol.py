@@ -1,15 +1,20 @@
 """Scores of a patient, their averages, and the table."""
 
 import json
+from dataclasses import astuple, replace
 from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 
-from mstg_jax.evaluation import metrics, protocol, tables
+from mstg_jax.evaluation.as_json import average_record, score_record
+from mstg_jax.evaluation.scoring import metrics, protocol
+from mstg_jax.evaluation.scoring.scores import Dice, EjectionFraction, Score, average
+from mstg_jax.evaluation.showing import tables
 
 SHAPE = (6, 12, 14)
+QUALITY = ["psnr", "ssim", "nmse", "psnr_fov", "ssim_fov", "nmse_fov"]
 
 
 def example(frames: int = 5) -> Any:
@@ -37,16 +42,24 @@ def copy_ed(truth: protocol.Truth) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     return np.repeat(truth.frames[:1], t, 0), flow, np.repeat(truth.labels[0][None], t, 0)
 
 
+def anatomy(score: Score) -> tuple[Dice, EjectionFraction]:
+    assert score.dice is not None
+    assert score.ejection_fraction is not None
+    return score.dice, score.ejection_fraction
+
+
 def test_a_perfect_sequence():
     truth = example()
     labels = np.stack([truth.labels[0]] * 4 + [truth.labels[4]])
     found = protocol.score(truth, truth.frames.copy(), None, labels)
-    assert found["between"]["psnr"] == found["between"]["psnr_fov"] == 100
-    assert found["between"]["ssim_fov"] == pytest.approx(1, abs=1e-6)
-    assert found["between"]["nmse"] == 0
-    assert found["dice"] == {"rv": None, "myo": 1, "lv": 1, "mean": 1}
-    assert found["ejection_fraction"]["error"] == 0
-    assert "folding" not in found
+    assert found.between.psnr == found.between.psnr_fov == 100
+    assert found.between.ssim_fov == pytest.approx(1, abs=1e-6)
+    assert found.between.nmse == 0
+    dice, fractions = anatomy(found)
+    assert np.isnan(dice.rv)
+    assert (dice.myo, dice.lv, dice.mean) == (1, 1, 1)
+    assert fractions.error == 0
+    assert found.folding is None
 
 
 def test_between_is_the_mean_of_the_frames_strictly_between():
@@ -54,11 +67,11 @@ def test_between_is_the_mean_of_the_frames_strictly_between():
     frames, flow, labels = copy_ed(truth)
     found = protocol.score(truth, frames, flow, labels)
     expected = [metrics.psnr(f, y, truth.fov) for f, y in zip(frames, truth.frames, strict=True)]
-    assert [f["psnr_fov"] for f in found["per_frame"]] == pytest.approx(expected)
-    assert found["between"]["psnr_fov"] == pytest.approx(np.mean(expected[1:4]))
-    assert found["between"]["psnr"] > found["between"]["psnr_fov"]
-    assert (found["protocol"], found["id"]) == ("resampled", "patient007")
-    assert [f["gamma"] for f in found["per_frame"]] == [0, 0.25, 0.5, 0.75, 1]
+    assert [f.quality.psnr_fov for f in found.per_frame] == pytest.approx(expected)
+    assert found.between.psnr_fov == pytest.approx(np.mean(expected[1:4]))
+    assert found.between.psnr > found.between.psnr_fov
+    assert (found.protocol, found.id) == ("resampled", "patient007")
+    assert [f.gamma for f in found.per_frame] == [0, 0.25, 0.5, 0.75, 1]
 
 
 def test_overlap_folding_and_ejection_fraction():
@@ -66,14 +79,14 @@ def test_overlap_folding_and_ejection_fraction():
     frames, flow, labels = copy_ed(truth)
     flow[2, ..., 0] = -2 * np.arange(6)[:, None, None]
     found = protocol.score(truth, frames, flow, labels)
-    assert found["folding"] == pytest.approx(1 / 4)
-    assert [f["folding"] for f in found["per_frame"]] == [0, 0, 1, 0, 0]
-    assert found["dice"]["lv"] == pytest.approx(2 * 16 / (36 + 16))
-    assert found["dice"]["mean"] == pytest.approx((found["dice"]["lv"] + found["dice"]["myo"]) / 2)
-    fractions = found["ejection_fraction"]
-    assert fractions["truth"] == pytest.approx(1 - 16 / 36)
-    assert (fractions["generated"], fractions["error"]) == (0, fractions["truth"])
-    assert [f["lv_volume"] for f in found["per_frame"]] == [1] * 5
+    assert found.folding == pytest.approx(1 / 4)
+    assert [f.folding for f in found.per_frame] == [0, 0, 1, 0, 0]
+    dice, fractions = anatomy(found)
+    assert dice.lv == pytest.approx(2 * 16 / (36 + 16))
+    assert dice.mean == pytest.approx((dice.lv + dice.myo) / 2)
+    assert fractions.truth == pytest.approx(1 - 16 / 36)
+    assert (fractions.generated, fractions.error) == (0, fractions.truth)
+    assert [f.lv_volume for f in found.per_frame] == [1] * 5
 
 
 def test_labels_at_the_border_survive_motion_outward():
@@ -92,12 +105,13 @@ def test_without_frames_between_es_alone_is_scored():
     """Its overlap and volumes; its PSNR is kept, but is no mean of frames between."""
     truth = example(frames=2)
     found = protocol.score(truth, *copy_ed(truth))
-    assert found["between"] == dict.fromkeys(found["between"])
-    assert found["per_frame"][-1]["psnr_fov"] < 100
-    assert found["dice"]["lv"] == pytest.approx(2 * 16 / (36 + 16))
-    assert found["ejection_fraction"]["error"] == pytest.approx(1 - 16 / 36)
-    assert found["lv_volume_error"] == pytest.approx(1 - 16 / 36)
-    assert found["roughness"]["ratio"] is None
+    assert np.isnan(astuple(found.between)).all()
+    assert found.per_frame[-1].quality.psnr_fov < 100
+    dice, fractions = anatomy(found)
+    assert dice.lv == pytest.approx(2 * 16 / (36 + 16))
+    assert fractions.error == pytest.approx(1 - 16 / 36)
+    assert found.lv_volume_error == pytest.approx(1 - 16 / 36)
+    assert np.isnan(found.roughness.ratio)
 
 
 @pytest.mark.parametrize("positions", [(), (0,), (4,), (2,), (0, 2)])
@@ -106,9 +120,9 @@ def test_without_labels_of_ed_and_es_there_is_no_anatomy(positions):
     frames, flow, labels = copy_ed(truth)
     truth.labels = {position: truth.labels[0] for position in positions}
     found = protocol.score(truth, frames, flow, labels)
-    assert "dice" not in found
-    assert not any("lv_volume" in frame for frame in found["per_frame"])
-    assert found["folding"] == 0
+    assert found.dice is found.ejection_fraction is found.lv_volume_error is None
+    assert all(frame.lv_volume is None for frame in found.per_frame)
+    assert found.folding == 0
 
 
 def test_unlabelled_frames_have_no_volume():
@@ -116,10 +130,10 @@ def test_unlabelled_frames_have_no_volume():
     truth = example()
     frames, flow, labels = copy_ed(truth)
     sparse = protocol.score(truth, frames, flow, labels)
-    assert [f.get("lv_volume_truth") for f in sparse["per_frame"]][1:4] == [None] * 3
-    assert sparse["lv_volume_error"] == pytest.approx(1 - 16 / 36)
+    assert [f.lv_volume_truth for f in sparse.per_frame][1:4] == [None] * 3
+    assert sparse.lv_volume_error == pytest.approx(1 - 16 / 36)
     truth.labels[2] = truth.labels[0]
-    assert protocol.score(truth, frames, flow, labels)["lv_volume_error"] == pytest.approx(
+    assert protocol.score(truth, frames, flow, labels).lv_volume_error == pytest.approx(
         (1 - 16 / 36) / 2
     )
 
@@ -128,9 +142,45 @@ def test_scores_are_strict_json():
     truth = example()
     frames, flow, labels = copy_ed(truth)
     found = protocol.score(truth, frames, flow, np.zeros_like(labels))
-    assert found["dice"]["rv"] is None
-    for item in (found, protocol.average([found])):
+    record, means = score_record(found), average_record(average([found]))
+    assert record["dice"]["rv"] is means["dice"]["rv"] is None
+    for item in (record, means):
         assert json.loads(json.dumps(item, allow_nan=False)) == item
+
+
+def test_the_keys_of_json():
+    """Those of a score with everything, and of one whose method has no flow."""
+    truth = example()
+    full, bare = protocol.score(truth, *copy_ed(truth)), protocol.score(truth, truth.frames)
+    own = ["folding", "dice", "ejection_fraction", "lv_volume_error"]
+    head = ["id", "protocol", "between", "roughness", "per_frame"]
+    record = score_record(full)
+    assert list(record) == head + own
+    assert list(score_record(replace(full, seconds=1.5))) == [*head, *own, "seconds"]
+    assert list(score_record(bare)) == head
+    counts = ["protocol", "patients", "none_between"]
+    assert list(average_record(average([full, bare]))) == [*counts, "between", "roughness", *own]
+    assert list(average_record(average([bare]))) == [*counts, "between", "roughness"]
+    assert list(record["between"]) == QUALITY
+    assert list(record["roughness"]) == ["generated", "truth", "ratio"]
+    assert list(record["dice"]) == ["rv", "myo", "lv", "mean"]
+    assert list(record["ejection_fraction"]) == ["truth", "generated", "error"]
+    volumes = ["folding", "lv_volume", "lv_volume_truth"]
+    assert list(record["per_frame"][0]) == ["gamma", *QUALITY, *volumes]
+    assert list(record["per_frame"][1]) == ["gamma", *QUALITY, *volumes[:2]]
+    assert list(score_record(bare)["per_frame"][0]) == ["gamma", *QUALITY]
+
+
+@pytest.mark.filterwarnings("ignore:invalid value:RuntimeWarning")
+def test_a_frame_of_nan_is_left_out_and_an_infinite_one_leaves_the_mean_undefined():
+    truth = example()
+    frames = copy_ed(truth)[0]
+    others = [protocol.score(truth, frames).per_frame[i].quality.nmse for i in (1, 3)]
+    for value, expected in ((np.nan, np.mean(others)), (np.inf, np.nan)):
+        frames[2] = value
+        found = protocol.score(truth, frames)
+        assert np.isnan(found.per_frame[2].quality.nmse)
+        assert found.between.nmse == pytest.approx(expected, nan_ok=True)
 
 
 def test_other_gammas_are_refused():
@@ -146,33 +196,33 @@ def test_average_leaves_out_what_is_undefined():
     truth, short = example(), example(frames=2)
     first = protocol.score(truth, *copy_ed(truth))
     second = protocol.score(short, copy_ed(short)[0])
-    mean = protocol.average([first, second])
-    assert mean["patients"] == 2
-    assert mean["none_between"] == 1
-    assert mean["between"] == first["between"]
-    assert mean["dice"] == first["dice"]
-    assert mean["folding"] == 0
-    assert "per_frame" not in mean
+    mean = average([first, second])
+    assert mean.patients == 2
+    assert mean.none_between == 1
+    assert mean.between == first.between
+    assert average_record(mean)["dice"] == score_record(first)["dice"]
+    assert mean.folding == 0
+    assert not hasattr(mean, "per_frame")
 
 
 def test_average_refuses_mixed_protocols():
     truth = example()
     found = protocol.score(truth, truth.frames)
     with pytest.raises(ValueError, match=r"\['native', 'resampled'\]"):
-        protocol.average([found, {**found, "protocol": "native"}])
+        average([found, replace(found, protocol="native")])
     with pytest.raises(ValueError, match="average"):
-        protocol.average([])
+        average([])
 
 
 def test_table():
     truth = example()
-    full = protocol.average([protocol.score(truth, *copy_ed(truth))])
-    bare = protocol.average([protocol.score(truth, truth.frames)])
+    full = average([protocol.score(truth, *copy_ed(truth))])
+    bare = average([protocol.score(truth, truth.frames)])
     lines = tables.score_table({"copy": full, "perfect": bare}).splitlines()
     assert lines[0].startswith("Protocol: resampled.")
     rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines[2:]]
     assert {len(row) for row in rows} == {7}
     assert [row[0] for row in rows] == ["Method", "---", "copy", "perfect"]
-    assert rows[2][2] == f"{full['between']['psnr_fov']:.2f}"
+    assert rows[2][2] == f"{full.between.psnr_fov:.2f}"
     assert rows[2][6] == "0.000%"
     assert rows[3] == ["perfect", "1", "100.00", "1.000", "0.0000", "–", "–"]

@@ -15,7 +15,7 @@ from mstg_jax.command import command, leave
 from mstg_jax.config import Config, SettingsError
 
 if TYPE_CHECKING:
-    from mstg_jax.evaluation.comparison import Contender
+    from mstg_jax.evaluation.comparing.comparison import Contender
 
 # What decides on the patients and on the grid that they are scored on.
 SHARED = ("root", "skip_bad", "spacing", "size", "crop", "percentiles", "validation")
@@ -65,8 +65,8 @@ def evaluate(settings: Settings) -> None:
     configs = read_configs(settings)
     from mstg_jax.data.pipeline import load_examples
     from mstg_jax.evaluation import records
-    from mstg_jax.evaluation.comparison import compare
-    from mstg_jax.evaluation.report import write_report
+    from mstg_jax.evaluation.comparing.comparison import compare
+    from mstg_jax.evaluation.showing.report import write_report
     from mstg_jax.methods.platform import prepare
 
     shared = next(iter(configs.values())).data
@@ -82,7 +82,7 @@ def evaluate(settings: Settings) -> None:
         threshold=settings.likeness_threshold,
         seed=settings.seed,
     )
-    results["data"] = {name: getattr(shared, name) for name in SHARED}
+    results = replace(results, data={name: getattr(shared, name) for name in SHARED})
     with files.writing("--out", settings.out):
         records.write(settings.out, results)
         report = write_report(settings.out, results, contenders, validation)
@@ -120,7 +120,7 @@ def read_configs(settings: Settings) -> dict[Path, Config]:
 
 def load(configs: dict[Path, Config]) -> "list[Contender]":
     """The runs, named after their folders, then `copy` and `blend`."""
-    from mstg_jax.evaluation.comparison import Contender
+    from mstg_jax.evaluation.comparing.comparison import Contender
     from mstg_jax.methods import TRIVIAL, make_method, new_model
     from mstg_jax.training.checkpoint import load_model
     from mstg_jax.training.state import parameter_count

@@ -4,7 +4,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
 
 import numpy as np
 from jaxtyping import Float32
@@ -13,8 +12,9 @@ from mstg_jax.config import SettingsError
 from mstg_jax.data.acdc import Patient
 from mstg_jax.data.export import write_flow, write_sequence
 from mstg_jax.data.pipeline import Example
-from mstg_jax.evaluation.figures import View, animation, heart_view, sequence_figure, slices_figure
-from mstg_jax.evaluation.protocol import RESAMPLED, Truth, score, warp_labels
+from mstg_jax.evaluation.scoring.protocol import warp_labels
+from mstg_jax.evaluation.showing.figures import animation, sequence_figure, slices_figure
+from mstg_jax.evaluation.showing.view import view_of
 from mstg_jax.methods.base import Sequence
 
 RESULTS = (
@@ -93,16 +93,3 @@ def draw(
     shown = {method: frames[method]} | ({} if truth is None else {"truth": truth})
     cut = {name: view.cut(volumes) for name, volumes in shown.items()}
     animation(folder / "animation.gif", cut, gammas, aspect=view.aspect, error=truth is not None)
-
-
-def score_sequence(truth: Truth, made: Sequence, protocol: str = RESAMPLED) -> dict[str, Any]:
-    """Scores of a sequence at the truth's own frames, on its grid; see protocol.score."""
-    warped = None
-    if 0 in truth.labels and made.flow is not None:
-        warped = warp_labels(truth.labels[0], made.flow)
-    return score(truth, made.frames, made.flow, warped, protocol)
-
-
-def view_of(example: Example) -> View:
-    """What pictures show of a patient."""
-    return heart_view(example.fov, example.labels.get(0), example.geometry.spacing)

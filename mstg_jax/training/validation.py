@@ -2,17 +2,15 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from flax import nnx
 
 from mstg_jax.data.pipeline import Example
-from mstg_jax.evaluation.figures import validation_picture
-from mstg_jax.evaluation.outputs import score_sequence, view_of
-from mstg_jax.evaluation.protocol import average
+from mstg_jax.evaluation.scoring.protocol import score_sequence
+from mstg_jax.evaluation.scoring.scores import Score, average, known
+from mstg_jax.evaluation.showing.figures import validation_picture
+from mstg_jax.evaluation.showing.view import view_of
 from mstg_jax.methods import Method, generate_sequence
-
-FOLLOWED = ("psnr_fov", "ssim_fov", "nmse_fov")
 
 
 def validate(
@@ -23,7 +21,7 @@ def validate(
 ) -> dict[str, float]:
     """PSNR, SSIM, NMSE inside the field of view between ED and ES, and Dice at ES; means of what
     the patients have."""
-    scores: list[dict[str, Any]] = []
+    scores: list[Score] = []
     for example in examples:
         made = generate_sequence(
             method, model, example.frames[0], example.frames[-1], example.gammas
@@ -35,8 +33,10 @@ def validate(
             picture.parent.mkdir(parents=True, exist_ok=True)
             validation_picture(picture, example.frames, made.frames, example.gammas, view, title)
     mean = average(scores)
-    between = {name.removesuffix("_fov"): mean["between"][name] for name in FOLLOWED}
-    values = {name: value for name, value in between.items() if value is not None}
-    if mean.get("dice", {}).get("mean") is not None:
-        values["dice"] = mean["dice"]["mean"]
-    return values
+    followed = {
+        "psnr": mean.between.psnr_fov,
+        "ssim": mean.between.ssim_fov,
+        "nmse": mean.between.nmse_fov,
+        "dice": mean.dice and mean.dice.mean,
+    }
+    return {name: value for name, value in followed.items() if known(value)}

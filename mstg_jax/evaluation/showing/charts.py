@@ -1,5 +1,6 @@
 """Curves of a comparison: metrics over gamma, and the left ventricle's volume over time."""
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -8,34 +9,36 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
 
-from mstg_jax.evaluation.tables import TESTED, Metric
+from mstg_jax.evaluation.comparing.comparison import Bin
+from mstg_jax.evaluation.scoring.measures import TESTED, Metric
+from mstg_jax.evaluation.scoring.scores import Score, known
 
 DPI = 150
-COLOURS = [colormaps["tab10"](i) for i in range(10)]
+HUES = [colormaps["tab10"](i) for i in range(10)]
 LINES = ("-", "--", ":", "-.")
 """They take turns, because curves of methods that are alike hide one another."""
 
 
-def gamma_chart(path: Path, methods: dict[str, dict[str, Any]]) -> Path | None:
-    """The tested metrics in bins of gamma, with their intervals; methods as in results.json. A
-    metric without values has no panel; None if no metric has any: no frames between ED and ES."""
-    every = {metric: [_curve(method, metric) for method in methods.values()] for metric in TESTED}
+def gamma_chart(path: Path, methods: Mapping[str, Sequence[Bin]]) -> Path | None:
+    """The tested metrics of methods in bins of gamma, with their intervals. A metric without values
+    has no panel; None if no metric has any: no frames between ED and ES."""
+    every = {metric: [_curve(bins, metric) for bins in methods.values()] for metric in TESTED}
     curves = {metric: own for metric, own in every.items() if any(own)}
     if not curves:
         return None
     figure, panels = _panels(len(curves), width=3.6)
     for axes, (metric, own) in zip(panels, curves.items(), strict=True):
-        for i, known in enumerate(own):
-            gammas = [b["gamma"] for b in known]
-            found = [b[metric.key] for b in known]
-            colour = COLOURS[i % len(COLOURS)]
+        for i, bins in enumerate(own):
+            gammas = [b.gamma for b in bins]
+            found = [b.intervals[metric] for b in bins]
+            colour = HUES[i % len(HUES)]
             style = {"ls": LINES[i % len(LINES)], "marker": "o", "ms": 3}
-            axes.plot(gammas, [f["mean"] for f in found], color=colour, **style)
-            if all(f["low"] is not None for f in found):
-                low, high = ([f[end] for f in found] for end in ("low", "high"))
+            axes.plot(gammas, [f.mean for f in found], color=colour, **style)
+            low, high = [f.low for f in found], [f.high for f in found]
+            if all(map(known, low)):
                 axes.fill_between(gammas, low, high, color=colour, alpha=0.15, lw=0)
         axes.set(title=metric.header, xlabel="γ (0 ED, 1 ES)", xlim=(0, 1))
-        positive = any(b[metric.key]["mean"] > 0 for known in own for b in known)
+        positive = any(b.intervals[metric].mean > 0 for bins in own for b in bins)
         if positive and not metric.up:
             axes.set_yscale("log")  # a method that fails would flatten the others' curves
     legend = figure.legend(
@@ -51,31 +54,32 @@ def gamma_chart(path: Path, methods: dict[str, dict[str, Any]]) -> Path | None:
     return _save(figure, path)
 
 
-def _curve(method: dict[str, Any], metric: Metric) -> list[dict[str, Any]]:
+def _curve(bins: Sequence[Bin], metric: Metric) -> list[Bin]:
     """The bins of gamma in which the metric has a value."""
-    return [b for b in method["over_gamma"] if b[metric.key]["mean"] is not None]
+    return [b for b in bins if known(b.intervals[metric].mean)]
 
 
-def volume_chart(path: Path, methods: dict[str, dict[str, Any]]) -> Path | None:
+def volume_chart(path: Path, methods: Mapping[str, Sequence[Score]]) -> Path | None:
     """The left ventricle's volume over gamma, a panel for each method that warps labels; None if
     no method does. A patient has one colour: a line where it is generated, circles where the truth
     is labelled; at most ten colours take turns."""
     curves = {
         name: own
-        for name, method in methods.items()
-        if (own := [s["per_frame"] for s in method["patients"] if "dice" in s])
+        for name, scores in methods.items()
+        if (own := [s.per_frame for s in scores if s.dice is not None])
     }
     if not curves:
         return None
     figure, panels = _panels(len(curves), width=3.0, sharey=True)
     for axes, (name, patients) in zip(panels, curves.items(), strict=True):
         for i, frames in enumerate(patients):
-            colour = COLOURS[i % len(COLOURS)]
-            styles = {"lv_volume": {"lw": 1}, "lv_volume_truth": {"ls": "", "marker": "o", "ms": 5}}
-            for key, style in styles.items():
-                known = [f for f in frames if f.get(key) is not None]
-                points = [f["gamma"] for f in known], [f[key] for f in known]
-                axes.plot(*points, color=colour, markerfacecolor="none", **style)
+            colour = HUES[i % len(HUES)]
+            made = [(f.gamma, f.lv_volume) for f in frames]
+            true = [(f.gamma, f.lv_volume_truth) for f in frames]
+            for curve, style in ((made, {"lw": 1}), (true, {"ls": "", "marker": "o", "ms": 5})):
+                points = [(gamma, volume) for gamma, volume in curve if known(volume)]
+                xy = [p[0] for p in points], [p[1] for p in points]
+                axes.plot(*xy, color=colour, markerfacecolor="none", **style)
         axes.set_title(name, parse_math=False)
         axes.set(xlabel="γ (0 ED, 1 ES)")
         axes.yaxis.set_major_formatter(PercentFormatter(1))

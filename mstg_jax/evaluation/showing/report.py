@@ -5,24 +5,20 @@ from collections.abc import Sequence
 from functools import cache, partial
 from io import BytesIO
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from jinja2 import Environment, PackageLoader, StrictUndefined, Template
 from PIL import Image
 
 from mstg_jax.data.pipeline import Example
-from mstg_jax.evaluation.charts import gamma_chart, volume_chart
-from mstg_jax.evaluation.comparison import Contender, Score, typical, worst
-from mstg_jax.evaluation.figures import (
-    palette,
-    sequence_figure,
-    slices_figure,
-)
-from mstg_jax.evaluation.outputs import view_of
-from mstg_jax.evaluation.protocol import none_between
-from mstg_jax.evaluation.records import Section, sections
-from mstg_jax.evaluation.tables import DICE, TESTED
+from mstg_jax.evaluation.comparing.comparison import Comparison, Contender, typical, worst
+from mstg_jax.evaluation.scoring.measures import DICE, TESTED
+from mstg_jax.evaluation.scoring.scores import Score, known, none_between
+from mstg_jax.evaluation.showing.charts import gamma_chart, volume_chart
+from mstg_jax.evaluation.showing.figures import palette, sequence_figure, slices_figure
+from mstg_jax.evaluation.showing.sections import Section, sections
+from mstg_jax.evaluation.showing.view import view_of
 
 FAILURES = 2
 """Worst patients shown for each method."""
@@ -51,7 +47,7 @@ class Chapter(NamedTuple):
 
 def write_report(
     out: Path,
-    results: dict[str, Any],
+    results: Comparison,
     contenders: Sequence[Contender],
     validation: Sequence[Example],
 ) -> Path:
@@ -79,16 +75,16 @@ def write_report(
 
 def _typical(
     folder: Path,
-    results: dict[str, Any],
+    results: Comparison,
     contenders: Sequence[Contender],
     validation: Sequence[Example],
 ) -> Chapter:
     """The median patient of the first method: every method's frames, then slice by slice."""
     first = contenders[0].name
-    score = typical(results["methods"][first]["patients"])
-    example = _named(validation, score["id"])
+    score = typical(results.methods[first].patients)
+    example = _named(validation, score.id)
     view = view_of(example)
-    made = {c.name: c.generate(example, results["seed"]).frames for c in contenders}
+    made = {c.name: c.generate(example, results.seed).frames for c in contenders}
     truth, gammas = example.frames, example.gammas
     path = folder / _file("frames", example.id)
     strip = sequence_figure(path, truth, made, gammas, view)
@@ -101,13 +97,14 @@ def _typical(
     return Chapter("A typical patient", f"{example.id}, {which}; on the model's grid.", pictures)
 
 
-def _curves(folder: Path, results: dict[str, Any]) -> Chapter:
-    methods = results["methods"]
+def _curves(folder: Path, results: Comparison) -> Chapter:
+    bins = {name: method.over_gamma for name, method in results.methods.items()}
+    patients = {name: method.patients for name, method in results.methods.items()}
     pictures = []
-    if over := gamma_chart(folder / "gamma.png", methods):
+    if over := gamma_chart(folder / "gamma.png", bins):
         text = "Inside the field of view; 95 % bootstrap intervals over patients"
         pictures.append(Picture(over, text))
-    if volumes := volume_chart(folder / "volumes.png", methods):
+    if volumes := volume_chart(folder / "volumes.png", patients):
         text = "Left ventricle: lines from warped labels, circles from the truth's labels"
         pictures.append(Picture(volumes, text))
     return Chapter("Over time", "" if over else f"No curves of quality: {NONE_BETWEEN}.", pictures)
@@ -115,16 +112,16 @@ def _curves(folder: Path, results: dict[str, Any]) -> Chapter:
 
 def _failures(
     folder: Path,
-    results: dict[str, Any],
+    results: Comparison,
     contenders: Sequence[Contender],
     validation: Sequence[Example],
 ) -> Chapter:
     pictures = []
     for number, contender in enumerate(contenders, 1):
-        lowest = worst(results["methods"][contender.name]["patients"], FAILURES)
+        lowest = worst(results.methods[contender.name].patients, FAILURES)
         for rank, score in enumerate(lowest, 1):
-            example = _named(validation, score["id"])
-            made = {contender.name: contender.generate(example, results["seed"]).frames}
+            example = _named(validation, score.id)
+            made = {contender.name: contender.generate(example, results.seed).frames}
             path = folder / _file("worst", f"{number}.{rank}", contender.name, example.id)
             sequence_figure(path, example.frames, made, example.gammas, view_of(example))
             pictures.append(Picture(path, f"{contender.name}, {example.id}: {_line(score)}"))
@@ -134,7 +131,7 @@ def _failures(
 
 def _line(score: Score) -> str:
     shown = [(m, m.of(score)) for m in (*TESTED, DICE)]
-    return ", ".join(f"{m.title} {m.cell(value)}" for m, value in shown if value is not None)
+    return ", ".join(f"{m.title} {m.cell(value)}" for m, value in shown if known(value))
 
 
 def _named(validation: Sequence[Example], name: str) -> Example:
@@ -148,11 +145,11 @@ def _file(*names: str) -> str:
 
 
 def _html(
-    results: dict[str, Any], tables: Sequence[Section], chapters: Sequence[Chapter], width: int
+    results: Comparison, tables: Sequence[Section], chapters: Sequence[Chapter], width: int
 ) -> str:
     return _template().render(
-        names=list(results["methods"]),
-        data=results["data"],
+        names=list(results.methods),
+        data=results.data,
         sections=tables,
         chapters=chapters,
         embedded=partial(data_uri, width=width),
@@ -162,7 +159,7 @@ def _html(
 @cache
 def _template() -> Template:
     environment = Environment(
-        loader=PackageLoader("mstg_jax.evaluation", "."),
+        loader=PackageLoader("mstg_jax.evaluation.showing", "."),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,

@@ -3,28 +3,26 @@
 import math
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, field, replace
+from typing import Any, TypeAlias
 
 import numpy as np
 from jaxtyping import Float32
 
 from mstg_jax.data.acdc import read_patient
 from mstg_jax.data.pipeline import Example
-from mstg_jax.evaluation import likeness
-from mstg_jax.evaluation.native import NATIVE, native_sequence, native_truth
-from mstg_jax.evaluation.outputs import score_sequence
-from mstg_jax.evaluation.protocol import Truth, none_between
-from mstg_jax.evaluation.statistics import interval, paired_tests
-from mstg_jax.evaluation.tables import MOTION, QUALITY, SECONDS, TESTED, Metric
+from mstg_jax.evaluation.comparing.likeness import Likeness, Match, Matches, nearest, summarise
+from mstg_jax.evaluation.comparing.statistics import Interval, PairedTest, interval, paired_tests
+from mstg_jax.evaluation.scoring.measures import MOTION, PSNR, QUALITY, SECONDS, TESTED, Metric
+from mstg_jax.evaluation.scoring.native import NATIVE, native_sequence, native_truth
+from mstg_jax.evaluation.scoring.protocol import Truth, score_sequence
+from mstg_jax.evaluation.scoring.scores import Quality, Score, known, mean_of, none_between
 from mstg_jax.methods import Method, generate_sequence
 from mstg_jax.methods.base import FRAMES_PER_PROGRAM, Model
 from mstg_jax.methods.base import Sequence as Made
 
 GAMMA_BINS = 5
-PSNR = TESTED[0]
-Score = dict[str, Any]
-Fit = Callable[[Made], Made]
+Fit: TypeAlias = Callable[[Made], Made]
 
 
 @dataclass(frozen=True, eq=False)
@@ -43,6 +41,46 @@ class Contender:
         return generate_sequence(self.method, self.model, ed, es, example.gammas, seed)
 
 
+@dataclass(frozen=True)
+class Bin:
+    """Intervals of the tested metrics around the middle `gamma` of a bin."""
+
+    gamma: float
+    intervals: dict[Metric, Interval]
+
+
+@dataclass(frozen=True)
+class MethodResult:
+    """What a contender did on all patients."""
+
+    run: str | None
+    step: int | None
+    parameters: int
+    summary: dict[Metric, Interval]
+    over_gamma: list[Bin]
+    likeness: Likeness
+    patients: list[Score]
+    matches: Matches
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Contenders by their names, on the same held-out patients."""
+
+    protocol: str
+    seed: int
+    likeness_threshold: float
+    training: list[str]
+    """Ids of the patients, as in `validation`."""
+    validation: list[str]
+    methods: dict[str, MethodResult]
+    truth: Likeness
+    """That of the real frames."""
+    tests: list[PairedTest]
+    data: dict[str, Any] = field(default_factory=dict)
+    """Settings of the data, for the record."""
+
+
 def compare(
     contenders: Sequence[Contender],
     training: Sequence[Example],
@@ -52,56 +90,48 @@ def compare(
     threshold: float = 0.95,
     seed: int = 0,
     progress: Callable[[str], None] = print,
-) -> dict[str, Any]:
-    """Everything that results.json holds, ready for JSON.
-
-    `methods` gives each contender's `summary` (intervals over patients by Metric.key),
-    `over_gamma`, `likeness` and `patients`: protocol.score of each, with `seconds` of a sequence on
-    this machine, compilation excluded, and the `likeness` of each frame strictly between ED and ES
-    to its nearest training frame. `truth` has the same likeness of the real frames, `tests` the
-    paired tests.
-    """
+) -> Comparison:
+    """Scores of every contender, timed, and their frames strictly between ED and ES beside the
+    nearest training frames; the first contender is tested against the others."""
     scores: dict[str, list[Score]] = {c.name: [] for c in contenders}
-    matches: dict[str, likeness.Matches] = {name: {} for name in ("truth", *scores)}
+    matches: dict[str, Matches] = {name: {} for name in ("truth", *scores)}
     compiled: set[tuple[str, int]] = set()
     for number, example in enumerate(validation, 1):
         truth, fit = _judged(protocol, example)
         compared = {"truth": np.asarray(example.frames[1:-1])}
         for contender in contenders:
             made, seconds = _timed(contender, example, seed, compiled)
-            score = score_sequence(truth, fit(made), protocol) | {"seconds": seconds}
+            score = replace(score_sequence(truth, fit(made), protocol), seconds=seconds)
             scores[contender.name].append(score)
             compared[contender.name] = made.frames[1:-1]
         for name, found in _nearest(compared, example, training).items():
             matches[name][example.id] = found
-            frames = scores[name][-1]["per_frame"][1:-1] if name in scores else []
-            for frame, match in zip(frames, found, strict=False):
-                frame["likeness"] = match._asdict()
         psnr = ", ".join(f"{n} {PSNR.cell(PSNR.of(s[-1]))}" for n, s in scores.items())
         progress(f"{example.id} ({number} of {len(validation)}): PSNR in the field of view {psnr}")
-    return {
-        "protocol": protocol,
-        "seed": seed,
-        "likeness_threshold": threshold,
-        "training": [example.id for example in training],
-        "validation": [example.id for example in validation],
-        "methods": {
-            c.name: {
-                "run": c.run,
-                "step": c.step,
-                "parameters": c.parameters,
-                "summary": summary(scores[c.name], seed),
-                "over_gamma": over_gamma(scores[c.name], seed),
-                "likeness": likeness.summarise(matches[c.name], threshold),
-                "patients": scores[c.name],
-            }
+    return Comparison(
+        protocol=protocol,
+        seed=seed,
+        likeness_threshold=threshold,
+        training=[example.id for example in training],
+        validation=[example.id for example in validation],
+        methods={
+            c.name: MethodResult(
+                run=c.run,
+                step=c.step,
+                parameters=c.parameters,
+                summary=summary(scores[c.name], seed),
+                over_gamma=over_gamma(scores[c.name], seed),
+                likeness=summarise(matches[c.name], threshold),
+                patients=scores[c.name],
+                matches=matches[c.name],
+            )
             for c in contenders
         },
-        "truth": {"likeness": likeness.summarise(matches["truth"], threshold)},
-        "tests": paired_tests(
+        truth=summarise(matches["truth"], threshold),
+        tests=paired_tests(
             {name: {m.key: [m.of(s) for s in own] for m in TESTED} for name, own in scores.items()}
         ),
-    }
+    )
 
 
 def _timed(
@@ -121,38 +151,36 @@ def _nearest(
     compared: dict[str, Float32[np.ndarray, "t d h w"]],
     example: Example,
     training: Sequence[Example],
-) -> likeness.Matches:
+) -> dict[str, list[Match]]:
     """The matches of every method's frames; together, so that training frames are read once."""
-    found = likeness.nearest(np.concatenate([*compared.values()]), example.fov, training)
+    found = nearest(np.concatenate([*compared.values()]), example.fov, training)
     count = len(found) // len(compared)
     return {name: found[i * count : (i + 1) * count] for i, name in enumerate(compared)}
 
 
-def summary(scores: Sequence[Score], seed: int = 0) -> dict[str, Any]:
-    """Metric.key -> mean and interval over patients (statistics.interval)."""
-    metrics: tuple[Metric, ...] = (*QUALITY, *MOTION, SECONDS)
-    return {m.key: interval([m.of(score) for score in scores], seed) for m in metrics}
+def summary(scores: Sequence[Score], seed: int = 0) -> dict[Metric, Interval]:
+    """Means over patients."""
+    metrics = (*QUALITY, *MOTION, SECONDS)
+    return {m: interval([m.of(score) for score in scores], seed) for m in metrics}
 
 
-def over_gamma(scores: Sequence[Score], seed: int = 0) -> list[dict[str, Any]]:
-    """The tested metrics of the frames strictly between ED and ES, in equal bins of gamma.
+def over_gamma(scores: Sequence[Score], seed: int = 0) -> list[Bin]:
+    """The frames strictly between ED and ES in equal bins of gamma.
 
-    Patients have frames at different gammas: in a bin each counts once, with its mean. A bin has
-    its middle as `gamma`, and an interval by Metric.key.
+    Patients have frames at different gammas: in a bin each counts once, with its mean.
     """
     bins = []
     for i in range(GAMMA_BINS):
-        found: dict[str, Any] = {"gamma": (i + 0.5) / GAMMA_BINS}
-        inside = [
-            [f for f in score["per_frame"][1:-1] if int(f["gamma"] * GAMMA_BINS) == i]
-            for score in scores
-        ]
-        for metric in TESTED:
-            name = metric.path[-1]
-            means = [_mean([f[name] for f in frames]) for frames in inside]
-            found[metric.key] = interval(means, seed)
-        bins.append(found)
+        inside = [replace(score, between=_between(score, i)) for score in scores]
+        found = {m: interval([m.of(score) for score in inside], seed) for m in TESTED}
+        bins.append(Bin((i + 0.5) / GAMMA_BINS, found))
     return bins
+
+
+def _between(score: Score, number: int) -> Quality:
+    """Mean of the frames in one bin."""
+    inside = [f for f in score.per_frame[1:-1] if int(f.gamma * GAMMA_BINS) == number]
+    return mean_of(Quality, [f.quality for f in inside])
 
 
 def worst(scores: Sequence[Score], count: int) -> list[Score]:
@@ -161,7 +189,7 @@ def worst(scores: Sequence[Score], count: int) -> list[Score]:
 
     def psnr(score: Score) -> float:
         value = PSNR.of(score)
-        return -math.inf if value is None else value
+        return value if known(value) else -math.inf
 
     return sorted((s for s in scores if not none_between([s])), key=psnr)[:count]
 
@@ -169,8 +197,8 @@ def worst(scores: Sequence[Score], count: int) -> list[Score]:
 def typical(scores: Sequence[Score]) -> Score:
     """The patient of median PSNR inside the field of view (the lower one of two); the one in the
     middle of the list where none has frames between."""
-    known = worst(scores, len(scores)) or scores
-    return known[(len(known) - 1) // 2]
+    ranked = worst(scores, len(scores)) or scores
+    return ranked[(len(ranked) - 1) // 2]
 
 
 def _judged(protocol: str, example: Example) -> tuple[Truth, Fit]:
@@ -179,8 +207,3 @@ def _judged(protocol: str, example: Example) -> tuple[Truth, Fit]:
         return example, lambda made: made
     patient = read_patient(example.folder)
     return native_truth(patient), lambda made: native_sequence(patient, example.geometry, made)
-
-
-def _mean(values: Sequence[float | None]) -> float | None:
-    known = [v for v in values if v is not None]
-    return float(np.mean(known)) if known else None

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TypeAlias
 
 import numpy as np
-from jaxtyping import Bool, Float32, UInt8
+from jaxtyping import Float32, UInt8
 from matplotlib import colormaps, get_data_path
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -21,11 +21,10 @@ from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 from PIL import Image, ImageDraw, ImageFont
 
-from mstg_jax.evaluation.metrics import bounding_box
+from mstg_jax.evaluation.showing.view import View
 
 Window: TypeAlias = tuple[Normalize, Normalize]
 """Scales of the intensities and of the errors."""
-LEFT_VENTRICLE = 3
 COLOURS = ("gray", "inferno")
 """Colour maps of the intensities and of the errors."""
 UNITS = ("intensity\n(ED range = 1)", "absolute error\n(ED range = 1)")
@@ -36,45 +35,6 @@ BEAT = 1500
 """Milliseconds of an animated beat, ED to ES and back, whatever the number of frames."""
 HEIGHT, STRIP, SEAM = 288, 24, 4
 """Pixels in an animation: least height of a panel, height of the captions, width of the seams."""
-
-
-@dataclass(frozen=True)
-class View:
-    """What is shown of a patient: slice z, cut to the field of view; spacing (d, h, w) in mm."""
-
-    z: int
-    slices: tuple[int, int]
-    """First and last slice of the left ventricle, else of the field of view."""
-    rows: slice
-    columns: slice
-    spacing: tuple[float, float, float]
-
-    @property
-    def aspect(self) -> float:
-        """Height of a pixel over its width."""
-        return self.spacing[1] / self.spacing[2]
-
-    def cut(
-        self, frames: Float32[np.ndarray, "t d h w"], z: int | None = None
-    ) -> Float32[np.ndarray, "t rows columns"]:
-        """The cropped slice of every frame; `z` shows another slice."""
-        return frames[:, self.z if z is None else z, self.rows, self.columns]
-
-
-def heart_view(
-    fov: Bool[np.ndarray, "d h w"],
-    labels: UInt8[np.ndarray, "d h w"] | None,
-    spacing: tuple[float, float, float],
-) -> View:
-    """The slice with the largest left ventricle, else the middle one of the field of view."""
-    slices, rows, columns = bounding_box(fov)
-    ventricle = np.zeros_like(fov) if labels is None else labels == LEFT_VENTRICLE
-    if not ventricle.any():
-        first, last = slices.start, slices.stop - 1
-        return View((first + last) // 2, (first, last), rows, columns, spacing)
-    area = np.count_nonzero(ventricle, axis=(1, 2))
-    held = np.flatnonzero(area)
-    return View(int(area.argmax()), (int(held[0]), int(held[-1])), rows, columns, spacing)
 
 
 @dataclass(frozen=True)

@@ -1,12 +1,14 @@
 """Does a model make new frames, or repeat those it was trained on? The nearest training frame."""
 
+import math
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from dataclasses import dataclass
+from typing import NamedTuple, TypeAlias
 
 import numpy as np
 from jaxtyping import Bool, Float32
 
-from mstg_jax.evaluation.protocol import Truth
+from mstg_jax.evaluation.scoring.protocol import Truth
 
 
 class Match(NamedTuple):
@@ -17,7 +19,23 @@ class Match(NamedTuple):
     frame: int
 
 
-Matches = dict[str, list[Match]]
+Matches: TypeAlias = dict[str, list[Match]]
+"""Those of a patient's frames strictly between ED and ES, by the patient's id."""
+
+
+@dataclass(frozen=True)
+class Likeness:
+    """Correlations with the nearest training frames, over all frames of all patients.
+
+    `share` is that at or above a threshold. Without frames the numbers are nan.
+    """
+
+    mean: float
+    max: float
+    share: float
+    frames: int
+    closest: str | None
+    """The pair of the largest, in words."""
 
 
 def nearest(
@@ -43,24 +61,20 @@ def nearest(
     return found
 
 
-def summarise(matches: Matches, threshold: float) -> dict[str, Any]:
-    """Over all frames of all patients (patient -> matches): `mean` and `max` correlation, the
-    `share` at or above the threshold, the number of `frames`, and the `closest` pair.
-
-    The numbers are None where there are no frames.
-    """
+def summarise(matches: Matches, threshold: float) -> Likeness:
+    """Of all patients; `threshold` is that of `share`."""
     every = [(match, patient) for patient, own in matches.items() for match in own]
     if not every:
-        return {"mean": None, "max": None, "share": None, "frames": 0, "closest": None}
+        return Likeness(math.nan, math.nan, math.nan, 0, None)
     values = np.array([match.correlation for match, _ in every])
     best, patient = every[int(values.argmax())]
-    return {
-        "mean": float(values.mean()),
-        "max": float(values.max()),
-        "share": float(np.mean(values >= threshold)),
-        "frames": len(values),
-        "closest": f"{patient} to {best.patient}, frame {best.frame}",
-    }
+    return Likeness(
+        mean=float(values.mean()),
+        max=float(values.max()),
+        share=float(np.mean(values >= threshold)),
+        frames=len(values),
+        closest=f"{patient} to {best.patient}, frame {best.frame}",
+    )
 
 
 def _standardised(rows: Float32[np.ndarray, "n v"]) -> Float32[np.ndarray, "n v"]:
