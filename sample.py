@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from mstg_jax import files, runs
 from mstg_jax.cli import SampleConfig, parse_sample
 from mstg_jax.command import command, leave
-from mstg_jax.config import Config
+from mstg_jax.config import Config, SettingsError
 
 if TYPE_CHECKING:
     from mstg_jax.data.patient import Patient
@@ -30,11 +30,11 @@ def main(argv: Sequence[str]) -> int:
     # What is wrong with these is known before JAX starts.
     files.usable("--out", out)
     patients = chosen_patients(options, config)
-    sample(options, run, config, patients, out)
+    sample_patients(options, run, config, patients, out)
     return 0
 
 
-def sample(
+def sample_patients(
     options: SampleConfig, run: Path, config: Config, patients: "Iterable[Patient]", out: Path
 ) -> None:
     import numpy as np
@@ -51,6 +51,10 @@ def sample(
 
     prepare(config)
     method = make_method(config)
+    if (options.labels or options.flow) and not method.deforms:
+        raise SettingsError(
+            f"{config.method} makes no displacement field: leave --labels and --flow out"
+        )
     model, step = load_model(run, config, method)
     log.info(f"{config.method} of {run}, step {step} -> {out}")
     methods = {config.method: (method, model)}

@@ -172,6 +172,22 @@ def test_text_is_utf_8_in_any_locale(path):
     assert not [f"line {c.lineno}: {ast.unparse(c)}" for c in silent], "name encoding="
 
 
+# Where a result is printed; all else is said by logging (console.py).
+PRINTS = {"train.py", "sample.py", "mstg_jax/command.py", "mstg_jax/data/verify.py"}
+PRINTS |= {"mstg_jax/bench/worker.py", "kernels/bench/static.py"}
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(ROOT)))
+def test_only_commands_print(path):
+    name = path.relative_to(ROOT).as_posix()
+    if name in PRINTS or path.stem == "__main__" or name.startswith("tests/"):
+        return
+    calls = [
+        n for n in ast.walk(ast.parse(path.read_text(encoding="utf-8"))) if isinstance(n, ast.Call)
+    ]
+    assert "print" not in {ast.unparse(call.func) for call in calls}
+
+
 def test_kernels_is_ours():
     """Another package of that name is on PyPI."""
     assert Path(kernels.__file__).parent == ROOT / "kernels"

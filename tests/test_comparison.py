@@ -147,6 +147,13 @@ def test_report_needs_no_other_file(out: Path):
     assert text.count("<table>") == 5
 
 
+@pytest.mark.parametrize("name", ["truth", "blend"])
+def test_a_run_does_not_take_the_name_of_another_row(name: str, cache: Path):
+    folder = write_run(cache / "named" / name, cache)
+    contenders = load(read_configs(Settings((str(folder),), cache)))
+    assert [c.name for c in contenders] == [str(folder), "copy", "blend"]
+
+
 def test_native_scores_the_same_sequences_on_other_grids(run: Path, out: Path):
     settings = Settings((str(run),), out, protocol="native")
     configs = read_configs(settings)

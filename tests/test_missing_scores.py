@@ -32,7 +32,7 @@ from mstg_jax.evaluation.showing.report import write_report
 from mstg_jax.evaluation.showing.sections import sections
 from mstg_jax.evaluation.showing.tables import markdown, score_table
 from mstg_jax.methods import make_method, new_model
-from mstg_jax.methods.base import Sequence
+from mstg_jax.methods.base import FrameSequence
 from mstg_jax.training.validation import validate
 
 NONE = "no patient has frames strictly between ED and ES"
@@ -41,12 +41,12 @@ NONE = "no patient has frames strictly between ED and ES"
 class Made(Contender):
     """`copy` or `blend` worked out here, so that nothing is compiled."""
 
-    def generate(self, example: Example, seed: int) -> Sequence:
+    def generate(self, example: Example, seed: int) -> FrameSequence:
         ed, es = example.frames[0], example.frames[-1]
         gammas = example.gammas[:, None, None, None] * (self.parameters == 0)
         flow = np.zeros((len(example.gammas), *ed.shape, 3), np.float32)
         frames = (ed + gammas * (es - ed)).astype(np.float32)
-        return Sequence(frames, None if self.parameters == 0 else flow)
+        return FrameSequence(frames, None if self.parameters == 0 else flow)
 
 
 def contenders(copy: str = "copy", blend: str = "blend") -> list[Contender]:
@@ -72,7 +72,7 @@ def examples(tmp_path: Path, **patients: dict[str, Any]) -> tuple[list[Example],
 def compared(
     methods: list[Contender], training: list[Example], validation: list[Example]
 ) -> Comparison:
-    return compare(methods, training, validation, protocol="resampled", progress=lambda _: None)
+    return compare(methods, training, validation, protocol="resampled")
 
 
 def results_of(

@@ -17,7 +17,7 @@ from mstg_jax.evaluation.scoring.native import (
     scaled,
 )
 from mstg_jax.evaluation.scoring.protocol import score_sequence
-from mstg_jax.methods import Sequence
+from mstg_jax.methods import FrameSequence
 
 SIZE = (32, 128, 128)
 
@@ -62,7 +62,9 @@ def test_the_range_goes_from_that_of_ed_to_that_of_es(patient: Patient):
     patient, geometry = replace(patient, frames=frames), same_grid(patient)
     sequence = np.full((3, *frames.shape[1:]), brightest, np.float32)
     sequence[1, 3, 20, 20] = 1e5
-    made = native_sequence(patient, geometry, Sequence(geometry.forward(sequence), None)).frames
+    made = native_sequence(
+        patient, geometry, FrameSequence(geometry.forward(sequence), None)
+    ).frames
     inside = native_truth(patient).fov
     medians = [np.median(frame[inside]) for frame in made]
     np.testing.assert_allclose(medians, [1 / 3, 1 / 2, 1], rtol=1e-4)
@@ -81,7 +83,7 @@ def test_truth_is_padded_before_it_is_scaled(patient: Patient):
 def test_the_true_frames_score_as_perfect(patient: Patient):
     geometry, truth = same_grid(patient), native_truth(patient)
     frames = geometry.forward(patient.frames[patient.sequence])
-    made = native_sequence(patient, geometry, Sequence(frames, None))
+    made = native_sequence(patient, geometry, FrameSequence(frames, None))
     np.testing.assert_allclose(made.frames, truth.frames, atol=1e-5)
     score = score_sequence(truth, made, "native")
     assert score.protocol == "native"
@@ -93,7 +95,7 @@ def test_a_known_error(patient: Patient):
     """ED again: the padding lowers the squared error by the share of it, and not the NMSE."""
     geometry, truth = same_grid(patient), native_truth(patient)
     frames = geometry.forward(np.repeat(patient.frames[patient.ed][None], 4, 0))
-    made = native_sequence(patient, geometry, Sequence(frames, None))
+    made = native_sequence(patient, geometry, FrameSequence(frames, None))
     score = score_sequence(truth, made, "native").between
     share = truth.fov.mean()
     assert score.psnr - score.psnr_fov == pytest.approx(-10 * np.log10(share), abs=1e-3)
@@ -112,7 +114,7 @@ def test_flow_warps_the_native_labels(patient: Patient):
     flow = np.zeros((4, 6, 40, 72, 3), np.float32)
     flow[..., 2] = 2
     frames = geometry.forward(np.repeat(patient.frames[patient.ed][None], 4, 0))
-    made = native_sequence(patient, geometry, Sequence(frames, flow))
+    made = native_sequence(patient, geometry, FrameSequence(frames, flow))
     assert made.flow is not None
     np.testing.assert_allclose(made.flow[..., 2], 1, atol=1e-4)
     score = score_sequence(native_truth(patient), made, "native")

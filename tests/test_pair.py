@@ -13,7 +13,7 @@ from mstg_jax.data.nifti import DataError
 from mstg_jax.data.pair import read_pair
 from mstg_jax.data.pipeline import example_of
 from mstg_jax.evaluation.outputs import write_volumes
-from mstg_jax.methods import Sequence
+from mstg_jax.methods import FrameSequence
 
 UNKNOWN = "the time from ED to ES is not known; --duration gives it in ms"
 
@@ -46,7 +46,7 @@ def test_a_step_left_over_in_the_header_is_not_the_time_from_ed_to_es(
 ):
     patient = read_pair(*pair, duration)
     example = example_of(patient, DataConfig(size=SIZE))
-    made = Sequence(np.repeat(example.frames[:1], 5, 0), None)
+    made = FrameSequence(np.repeat(example.frames[:1], 5, 0), None)
     write_volumes(tmp_path, patient, example, made)
     header = nib.Nifti1Image.from_filename(tmp_path / "sequence.nii.gz").header
     assert header.get_xyzt_units() == ("mm", unit)

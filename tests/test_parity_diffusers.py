@@ -10,7 +10,7 @@ from jax import numpy as jnp
 
 from mstg_jax.config import DiffusionConfig
 from mstg_jax.diffusion.process import to_x0_eps
-from mstg_jax.diffusion.samplers import sample
+from mstg_jax.diffusion.samplers import reverse_diffusion
 from mstg_jax.diffusion.schedule import betas, make_schedule
 
 torch = parity.torch
@@ -40,7 +40,7 @@ def test_ddim(kind, steps, name):
     """Deterministic. Ours is diffusers' "trailing" spacing, and the clipped x_0's own eps."""
     config = replace(CONFIG, schedule=name)
     start = np.random.default_rng(0).standard_normal(SHAPE).astype(np.float32)
-    ours = sample(
+    ours = reverse_diffusion(
         make_schedule(config),
         lambda x, t: jnp.sin(3 * x + 0.1 * t.astype(x.dtype)[:, None, None]) / 2,
         jnp.asarray(start), jax.random.key(0), kind=kind, sampler="ddim", steps=steps,

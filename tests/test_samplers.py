@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from mstg_jax.config import DiffusionConfig
 from mstg_jax.diffusion.process import target
-from mstg_jax.diffusion.samplers import Sampler, sample, transitions
+from mstg_jax.diffusion.samplers import Sampler, reverse_diffusion, transitions
 from mstg_jax.diffusion.schedule import make_schedule
 
 STEPS = 100
@@ -50,7 +50,7 @@ def oracle(x0, kind, schedule=SCHEDULE):
 )
 def test_a_perfect_predictor_returns_x0(sampler, steps, eta, kind, clip):
     x0 = jnp.clip(0.5 * normal(0, 2, 8), -1, 1)
-    out = sample(
+    out = reverse_diffusion(
         SCHEDULE,
         oracle(x0, kind),
         normal(1, *x0.shape),
@@ -82,7 +82,7 @@ def test_a_gaussian_is_sampled_with_its_mean_and_variance(sampler, steps, eta):
     """Ancestral steps with the posterior variance shrink the variance by 1.6 % at T = 1000."""
     mean, variance = 0.7, 0.25
     schedule = make_schedule(DiffusionConfig(beta_start=1e-4, beta_end=2e-2, steps=1000))
-    out = sample(
+    out = reverse_diffusion(
         schedule,
         optimal_eps(mean, variance, schedule),
         normal(3, 4, 10_000),
@@ -132,7 +132,7 @@ def test_every_step_keeps_the_marginal(steps, eta, name, start):
 
 @partial(jax.jit, static_argnames=("sampler", "steps", "eta", "clip"))
 def run(key, sampler: Sampler = "ddim", steps=10, eta=0.0, clip=(-1.0, 1.0)):
-    return sample(
+    return reverse_diffusion(
         SCHEDULE,
         optimal_eps(0.0, 0.25),
         normal(5, 2, 8),
@@ -175,12 +175,14 @@ def test_v_prediction_starts_from_pure_noise():
     schedule = make_schedule(DiffusionConfig(schedule="jsd", steps=20))
     x0, start = 0.3 * jnp.ones((2, 6)), normal(6, 2, 6)
     key = jax.random.key(0)
-    out = sample(
+    out = reverse_diffusion(
         schedule, oracle(x0, "v", schedule), start, key, kind="v", sampler="ddpm", steps=20
     )
     np.testing.assert_allclose(out, x0, atol=1e-5)
     with pytest.raises(ValueError, match="alpha_bar ends at 0"):
-        sample(schedule, oracle(x0, "eps"), start, key, kind="eps", sampler="ddpm", steps=20)
+        reverse_diffusion(
+            schedule, oracle(x0, "eps"), start, key, kind="eps", sampler="ddpm", steps=20
+        )
 
 
 @pytest.mark.parametrize(

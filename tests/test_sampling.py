@@ -9,7 +9,7 @@ import pytest
 
 import sample
 from mstg_jax import runs
-from mstg_jax.config import PRESETS
+from mstg_jax.config import PRESETS, Config
 from mstg_jax.data.pipeline import data_root
 from mstg_jax.methods import make_method
 from mstg_jax.training.checkpoint import Checkpoints
@@ -66,6 +66,13 @@ def test_a_patients_folder_holds_the_results_of_one_call(call, tmp_path):
     assert names(folder) == RESULTS | {"notes.txt"}
 
 
+@pytest.mark.parametrize("flag", ["--labels", "--flow"])
+def test_methods_without_displacements_say_so_before_they_generate(call, tmp_path, flag: str):
+    runs.create(Config(method="direct", run=str(tmp_path / "direct")))
+    said = call("--run", str(tmp_path / "direct"), "--patient", "patient005", flag, code=1)
+    assert said.endswith("direct makes no displacement field: leave --labels and --flow out\n")
+
+
 def test_a_call_that_fails_leaves_the_earlier_results(call, tmp_path, monkeypatch):
     def full(*_: object) -> None:
         raise OSError(28, "No space left on device")
@@ -101,5 +108,5 @@ def test_pairs_of_two_patients_never_share_a_folder(call, tmp_path):
 def test_wrong_files_and_names_are_told_before_the_model_is_loaded(
     call, args, message, monkeypatch
 ):
-    monkeypatch.setattr(sample, "sample", None)
+    monkeypatch.setattr(sample, "sample_patients", None)
     assert message in call(*args, code=1)

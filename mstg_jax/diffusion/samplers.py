@@ -54,7 +54,7 @@ def transitions(schedule: Schedule, steps: int, eta: float) -> Transitions:
     )
 
 
-def sample(
+def reverse_diffusion(
     schedule: Schedule,
     predict_fn: Callable[[Data, Steps], Data],
     x_T: Data,

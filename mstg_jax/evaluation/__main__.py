@@ -3,6 +3,7 @@
 Writes results.csv, results.json, table.md, report.html and pictures/.
 """
 
+import logging
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -17,6 +18,7 @@ from mstg_jax.config import Config, SettingsError
 if TYPE_CHECKING:
     from mstg_jax.evaluation.comparing.comparison import Contender
 
+log = logging.getLogger("mstg_jax.evaluation")
 # What decides on the patients and on the grid that they are scored on.
 SHARED = ("root", "skip_bad", "spacing", "size", "crop", "percentiles", "validation")
 PHANTOM = ("phantom_patients", "phantom_size", "phantom_seed")
@@ -73,7 +75,7 @@ def evaluate(settings: Settings) -> None:
     prepare(*configs.values())
     contenders = load(configs)
     training, validation = load_examples(shared)
-    print(f"{len(contenders)} methods, {len(validation)} patients, protocol {settings.protocol}")
+    log.info(f"{len(contenders)} methods, {len(validation)} patients, protocol {settings.protocol}")
     results = compare(
         contenders,
         training,
@@ -125,7 +127,7 @@ def load(configs: dict[Path, Config]) -> "list[Contender]":
     from mstg_jax.training.checkpoint import load_model
     from mstg_jax.training.state import parameter_count
 
-    taken = [run.resolve().name for run in configs] + list(TRIVIAL)
+    taken = [run.resolve().name for run in configs] + [*TRIVIAL, "truth"]
     contenders = []
     for run, config in configs.items():
         method = make_method(config)

@@ -15,7 +15,7 @@ from mstg_jax.data.pipeline import Example
 from mstg_jax.evaluation.scoring.protocol import warp_labels
 from mstg_jax.evaluation.showing.figures import animation, sequence_figure, slices_figure
 from mstg_jax.evaluation.showing.view import view_of
-from mstg_jax.methods.base import Sequence
+from mstg_jax.methods.base import FrameSequence
 
 RESULTS = (
     "sequence.nii.gz",
@@ -48,15 +48,15 @@ def write_volumes(
     folder: Path,
     patient: Patient,
     example: Example,
-    made: Sequence,
+    made: FrameSequence,
     *,
     labels: bool = False,
     flow: bool = False,
 ) -> None:
     """sequence.nii.gz, and on request labels.nii.gz and flow.nii.gz, on the patient's own grid.
 
-    Beyond the model's crop the sequence shows ED. Raises SettingsError if labels or flow are wanted
-    of a method or a patient that has none.
+    Beyond the model's crop the sequence shows ED. Raises SettingsError if labels are wanted of
+    a patient that has none, ValueError if these are wanted of a method that does not deform.
     """
     geometry, count = example.geometry, len(made.frames)
     stride = (len(patient.sequence) - 1) / (count - 1)
@@ -65,9 +65,7 @@ def write_volumes(
     if not (labels or flow):
         return
     if made.flow is None:
-        raise SettingsError(
-            "this method makes no displacement field: leave --labels and --flow out"
-        )
+        raise ValueError("labels and flow need a method that deforms")
     if labels:
         if not example.labels:
             raise SettingsError(f"{patient.id} has no labels to warp: leave --labels out")
@@ -83,7 +81,7 @@ def draw(
     example: Example,
     truth: Float32[np.ndarray, "t d h w"] | None,
     gammas: Float32[np.ndarray, " t"],
-    made: dict[str, Sequence],
+    made: dict[str, FrameSequence],
 ) -> None:
     """animation.gif, frames.png (the paper's figure 4) and slices.png (figure 5)."""
     view = view_of(example)

@@ -1,7 +1,7 @@
 """The ways to generate frames, by name."""
 
 from mstg_jax.config import Config, SettingsError
-from mstg_jax.methods.base import Method, Sequence, generate_sequence, new_model
+from mstg_jax.methods.base import FrameSequence, Method, generate_sequence, new_model
 from mstg_jax.methods.between import Between
 from mstg_jax.methods.cgan import CGAN
 from mstg_jax.methods.direct import Direct
@@ -11,7 +11,7 @@ from mstg_jax.methods.r2net import LipschitzRegistration
 from mstg_jax.methods.ukan import ukan
 from mstg_jax.methods.voxelmorph import VoxelMorph
 
-__all__ = ["TRIVIAL", "Method", "Sequence", "generate_sequence", "make_method", "new_model"]
+__all__ = ["TRIVIAL", "FrameSequence", "Method", "generate_sequence", "make_method", "new_model"]
 
 
 def make_method(config: Config, *, quick: bool = False) -> Method:

@@ -134,7 +134,7 @@ def new_model(method: Method, seed: int) -> Model:
     return graph, params
 
 
-class Sequence(NamedTuple):
+class FrameSequence(NamedTuple):
     """Generated frames of one patient on the host; flow in model voxels, None without one."""
 
     frames: Float32[np.ndarray, "t d h w"]
@@ -148,7 +148,7 @@ def generate_sequence(
     es: Float32[np.ndarray, "d h w"],
     gammas: Float32[np.ndarray, " t"],
     seed: int = 0,
-) -> Sequence:
+) -> FrameSequence:
     """The frames of one patient at `gammas`.
 
     Their number is padded to a multiple of FRAMES_PER_PROGRAM, so that patients with different
@@ -159,4 +159,4 @@ def generate_sequence(
     images = (jnp.asarray(x)[None, ..., None] for x in (ed, es))
     out = _generate()(method, *model, *images, jnp.asarray(padded)[None], jax.random.key(seed))
     flow = None if out.flow is None else np.asarray(out.flow[0, :count])
-    return Sequence(np.asarray(out.frames[0, :count, ..., 0]), flow)
+    return FrameSequence(np.asarray(out.frames[0, :count, ..., 0]), flow)

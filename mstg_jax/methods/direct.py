@@ -9,7 +9,7 @@ from jaxtyping import Array, Float, PRNGKeyArray
 
 from mstg_jax.config import DiffusionConfig, ModelConfig
 from mstg_jax.diffusion.process import q_sample, target
-from mstg_jax.diffusion.samplers import sample
+from mstg_jax.diffusion.samplers import reverse_diffusion
 from mstg_jax.diffusion.schedule import make_schedule
 from mstg_jax.methods.base import Batch, Frames, Generated, Method, conditions, every_axis
 from mstg_jax.models.denoiser import Denoiser
@@ -68,7 +68,7 @@ class Direct(Method):
         def draw(at: tuple[Array, Float[Array, "b f"]]) -> Frames:
             number, wanted = at
             key_start, key_steps = jax.random.split(jax.random.fold_in(key, number))
-            return sample(
+            return reverse_diffusion(
                 schedule,
                 lambda x_t, t: _predict(model, x_t, t, ed, es, wanted),
                 jax.random.normal(key_start, (batch, group, *ed.shape[1:])),

@@ -1,5 +1,6 @@
 """Several methods on the same held-out patients: generate, time, score, and compare."""
 
+import logging
 import math
 import time
 from collections.abc import Callable, Sequence
@@ -18,11 +19,11 @@ from mstg_jax.evaluation.scoring.native import NATIVE, native_sequence, native_t
 from mstg_jax.evaluation.scoring.protocol import Truth, score_sequence
 from mstg_jax.evaluation.scoring.scores import Quality, Score, known, mean_of, none_between
 from mstg_jax.methods import Method, generate_sequence
-from mstg_jax.methods.base import FRAMES_PER_PROGRAM, Model
-from mstg_jax.methods.base import Sequence as Made
+from mstg_jax.methods.base import FRAMES_PER_PROGRAM, FrameSequence, Model
 
+log = logging.getLogger(__name__)
 GAMMA_BINS = 5
-Fit: TypeAlias = Callable[[Made], Made]
+Fit: TypeAlias = Callable[[FrameSequence], FrameSequence]
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,7 +37,7 @@ class Contender:
     run: str | None = None
     step: int | None = None
 
-    def generate(self, example: Example, seed: int) -> Made:
+    def generate(self, example: Example, seed: int) -> FrameSequence:
         ed, es = example.frames[0], example.frames[-1]
         return generate_sequence(self.method, self.model, ed, es, example.gammas, seed)
 
@@ -89,7 +90,6 @@ def compare(
     protocol: str,
     threshold: float = 0.95,
     seed: int = 0,
-    progress: Callable[[str], None] = print,
 ) -> Comparison:
     """Scores of every contender, timed, and their frames strictly between ED and ES beside the
     nearest training frames; the first contender is tested against the others."""
@@ -107,7 +107,7 @@ def compare(
         for name, found in _nearest(compared, example, training).items():
             matches[name][example.id] = found
         psnr = ", ".join(f"{n} {PSNR.cell(PSNR.of(s[-1]))}" for n, s in scores.items())
-        progress(f"{example.id} ({number} of {len(validation)}): PSNR in the field of view {psnr}")
+        log.info(f"{example.id} ({number} of {len(validation)}): PSNR in the field of view {psnr}")
     return Comparison(
         protocol=protocol,
         seed=seed,
@@ -136,7 +136,7 @@ def compare(
 
 def _timed(
     contender: Contender, example: Example, seed: int, compiled: set[tuple[str, int]]
-) -> tuple[Made, float]:
+) -> tuple[FrameSequence, float]:
     """The sequence and its seconds; programs that are new (see FRAMES_PER_PROGRAM) run before."""
     program = (contender.name, -(-len(example.gammas) // FRAMES_PER_PROGRAM))
     if program not in compiled:

@@ -16,7 +16,7 @@ from jaxtyping import Bool, Float32, Shaped, UInt8
 
 from mstg_jax.data.acdc import Patient
 from mstg_jax.data.geometry import Geometry
-from mstg_jax.methods.base import Sequence
+from mstg_jax.methods.base import FrameSequence
 
 NATIVE = "native"
 SIZE = (32, 128, 128)
@@ -50,7 +50,7 @@ def native_truth(patient: Patient) -> NativeTruth:
     )
 
 
-def native_sequence(patient: Patient, geometry: Geometry, made: Sequence) -> Sequence:
+def native_sequence(patient: Patient, geometry: Geometry, made: FrameSequence) -> FrameSequence:
     """Frames on the model's grid as this protocol scores them, and their flow in native voxels.
 
     Beyond the model's crop the frames show ED and the flow is zero.
@@ -64,7 +64,7 @@ def native_sequence(patient: Patient, geometry: Geometry, made: Sequence) -> Seq
     low, high = limits(centred(patient.frames[[patient.ed, patient.es]]))
     gammas = np.linspace(0, 1, len(frames), dtype=np.float32)[:, None, None, None]
     ranges = (low[:1] + gammas * (low[1:] - low[:1]), high[:1] + gammas * (high[1:] - high[:1]))
-    return Sequence(scaled(centred(frames), *ranges), flow)
+    return FrameSequence(scaled(centred(frames), *ranges), flow)
 
 
 def centred(

@@ -6,8 +6,8 @@ zero padding flatters PSNR by several dB.
 """
 
 import math
-import typing
 from dataclasses import replace
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Bool, Float32, UInt8
@@ -24,15 +24,15 @@ from mstg_jax.evaluation.scoring.scores import (
     mean,
     mean_of,
 )
-from mstg_jax.methods.base import Sequence
+from mstg_jax.methods.base import FrameSequence
 
 RESAMPLED = "resampled"
 STRUCTURES = (1, 2, 3)
 """Labels of the right ventricle, the myocardium and the left ventricle."""
 
 
-@typing.runtime_checkable
-class Truth(typing.Protocol):
+@runtime_checkable
+class Truth(Protocol):
     """What is scored against; mstg_jax.data.pipeline.Example is one."""
 
     @property
@@ -83,7 +83,7 @@ def score(
     return found
 
 
-def score_sequence(truth: Truth, made: Sequence, protocol: str = RESAMPLED) -> Score:
+def score_sequence(truth: Truth, made: FrameSequence, protocol: str = RESAMPLED) -> Score:
     """Scores of a sequence at the truth's own frames, on its grid; see `score`."""
     warped = None
     if 0 in truth.labels and made.flow is not None:
