@@ -4,9 +4,11 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+from beartype import beartype
 from hypothesis import assume
 from hypothesis import strategies as st
 from jax import numpy as jnp
+from jaxtyping import jaxtyped
 
 from kernels.selective_scan.form import Arguments
 
@@ -88,9 +90,19 @@ def formed(given: Arrays, dtype: Any = jnp.float32) -> Arguments:
     return Arguments(**(dict.fromkeys(OPTIONAL) | arrays | forms))
 
 
+def _check(u, delta, A, B, C, D, z, delta_bias, h0):
+    """Of the shapes that `Arguments` says."""
+
+
+_check.__annotations__ = Arguments.__annotations__
+_as_annotated = jaxtyped(_check, typechecker=beartype)
+
+
 def results(given: Arrays, args: Arguments, y: Any, last: Any, slopes: Arguments) -> Arrays:
     """Both outputs and every gradient, by names; of the types and shapes that they must have."""
-    assert (y.dtype, last.dtype) == (args.u.dtype, jnp.float32)
+    _as_annotated(*args)
+    _as_annotated(*slopes)
+    assert (y.dtype, last.dtype) == (args.u.dtype, args.h0.dtype)
     for x, slope in zip(args, slopes, strict=True):
         assert (x is None) == (slope is None)
         assert x is None or (x.shape, x.dtype) == (slope.shape, slope.dtype)
