@@ -10,6 +10,7 @@ import sys
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import jax
 import pytest
@@ -26,7 +27,7 @@ from kernels.selective_scan.tpu.plan import plan_of, vmem
 ROOT = Path(__file__).parents[1]
 
 
-def compare(given_, *, chunk=64, reverse=False, how=True, small=True):
+def compare(given_, *, chunk=64, reverse=False, how: Any = True, small=True):
     """With a program of its own: those of test_scan_conformance.py are of other blocks."""
     dy, dlast = cotangents(given_)
     args, options = formed(given_), Options(True, reverse, chunk)

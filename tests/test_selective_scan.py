@@ -67,8 +67,8 @@ def test_a_long_sequence(implementation):
 
 @pytest.mark.parametrize("implementation", [None, "reference"])
 def test_float64(implementation):
-    given_ = {name: np.float64(x) for name, x in arguments(70, "grouped", "constant").items()}
-    dy, dlast = map(np.float64, cotangents(given_))
+    given_ = {k: np.asarray(x, float) for k, x in arguments(70, "grouped", "constant").items()}
+    dy, dlast = (np.asarray(x, float) for x in cotangents(given_))
     with jax.enable_x64(True):
         got = run(given_, dy, dlast, implementation=implementation)
     assert {x.dtype for x in got.values()} == {np.dtype(np.float64)}
