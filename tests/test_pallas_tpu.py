@@ -46,7 +46,6 @@ def test_numbers():
 @pytest.mark.parametrize(
     ("length", "forms", "options"),
     [
-        (784, {"B": "grouped", "C": "grouped", "d": 12}, {"reverse": True}),
         (372, {"n": 64, "d": 2, "C": "constant"}, {"chunk": 128}),
         (300, {"C": "constant", "d": 128, "batch": 1}, {"reverse": True}),
     ],

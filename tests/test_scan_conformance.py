@@ -67,7 +67,7 @@ CASES = {
     ),
     "several in reverse": (
         lambda scan: scan.several,
-        {"B": "grouped", "C": "grouped"},
+        {"B": "grouped", "C": "grouped", "d": 12, "batch": 1},  # a group is no whole block
         {"reverse": True},
     ),
 }
