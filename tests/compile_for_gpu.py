@@ -73,7 +73,7 @@ def compiled(name, dtype, batch=2, length=2048, d=64, n=16):
     )
 
     def loss(args):
-        y, last = selective_scan(**args._asdict(), delta_softplus=True, return_last_state=True)
+        y, last = selective_scan(**args, delta_softplus=True, return_last_state=True)
         return jnp.sum(y.astype(jnp.float32)) + jnp.sum(last)
 
     with gpu.compiling_for(GPUS[name][0]):

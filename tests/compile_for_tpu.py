@@ -82,14 +82,17 @@ def programs(case, dtype, device):
     forms = {"varying": shape(b, l, case.g, n, of=dtype), "constant": shape(d, n)}
     optional = (None, None, None) if case.bare else (shape(d), tokens, shape(d))
     B, C = forms[case.B], forms[case.C]
-    args = Arguments(tokens, tokens, shape(d, n), B, C, *optional, shape(b, d, n))
+    args = (tokens, tokens, shape(d, n), B, C, *optional, shape(b, d, n))
     options = Options(not case.bare, case.reverse, chunk_length(b, l, d))
 
     def backward(args, entries, dy, dlast):
-        return tpu.backward(args, entries, dy, dlast, options)
+        return tpu.backward(Arguments(*args), entries, dy, dlast, options)
 
     entries = shape(b, chunks(l, options), d, n)
-    yield "forward", jax.jit(lambda args: tpu.forward(args, options)).lower(args).compile()
+    yield (
+        "forward",
+        jax.jit(lambda args: tpu.forward(Arguments(*args), options)).lower(args).compile(),
+    )
     yield "backward", jax.jit(backward).lower(args, entries, tokens, shape(b, d, n)).compile()
 
 

@@ -3,10 +3,13 @@
 from collections.abc import Sequence
 from typing import Any
 
+import jax
 import numpy as np
+from beartype import beartype
 from hypothesis import assume
 from hypothesis import strategies as st
 from jax import numpy as jnp
+from jaxtyping import jaxtyped
 
 from kernels.selective_scan.form import Arguments
 
@@ -82,18 +85,28 @@ def draws(
 def formed(given: Arrays, dtype: Any = jnp.float32) -> Arguments:
     """As an implementation takes them: B and C in groups, h0 always; tokens of type `dtype`."""
     tokens = {"u", "delta", "z"} | {name for name in ("B", "C") if given[name].ndim > 2}
-    arrays = {k: jnp.asarray(x, dtype if k in tokens else None) for k, x in given.items()}
-    arrays.setdefault("h0", jnp.zeros((given["u"].shape[0], *given["A"].shape)))
+    arrays: dict[str, Any] = dict.fromkeys(OPTIONAL)
+    arrays["h0"] = jnp.zeros((given["u"].shape[0], *given["A"].shape))
+    arrays |= {k: jnp.asarray(x, dtype if k in tokens else None) for k, x in given.items()}
     forms = {k: x[:, :, None] if x.ndim == 3 else x for k, x in arrays.items() if k in ("B", "C")}
-    return Arguments(**(dict.fromkeys(OPTIONAL) | arrays | forms))
+    return Arguments(**arrays | forms)
+
+
+def _fields(u, delta, A, B, C, D, z, delta_bias, h0):
+    """Of the shapes that `Arguments` says."""
+
+
+_fields.__annotations__ = Arguments.__annotations__
+_checked = jaxtyped(_fields, typechecker=beartype)
 
 
 def results(given: Arrays, args: Arguments, y: Any, last: Any, slopes: Arguments) -> Arrays:
     """Both outputs and every gradient, by names; of the types and shapes that they must have."""
-    assert (y.dtype, last.dtype) == (args.u.dtype, jnp.float32)
-    for x, slope in zip(args, slopes, strict=True):
-        assert (x is None) == (slope is None)
-        assert x is None or (x.shape, x.dtype) == (slope.shape, slope.dtype)
+    _checked(*args)
+    _checked(*slopes)
+    assert (y.dtype, last.dtype) == (args.u.dtype, args.h0.dtype)
+    like = jax.tree.map(lambda x: (x.shape, x.dtype), args)
+    assert jax.tree.map(lambda x: (x.shape, x.dtype), slopes) == like
     found = {f"d{k}": x.reshape(given[k].shape) for k, x in slopes._asdict().items() if k in given}
     return {"y": y, "last": last} | found
 

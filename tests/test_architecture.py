@@ -1,13 +1,21 @@
-"""Who may import whom, how long a file may be, and that `kernels` is ours."""
+"""Who may import whom, how long files may be, what of JAX may change, and `kernels` is ours."""
 
 import ast
 import re
 import sys
+from importlib.metadata import version
 from pathlib import Path
 
+import jax
+import numpy as np
 import pytest
+from jax import numpy as jnp
+from jax.extend.core import Primitive
+from jax.sharding import AxisType, PartitionSpec
 
 import kernels
+from kernels.selective_scan.lowering import lower_by_platform
+from kernels.selective_scan.varying import axes_of, shape_over
 
 ROOT = Path(__file__).parents[1]
 FILES = sorted(
@@ -55,7 +63,15 @@ EVALUATION = {
 }
 # The scan's backends, each in a room of its own: what of the op their files may import.
 SCAN = ROOT / "kernels" / "selective_scan"
-ROOMS = {"xla": {"form", "growth"}, "gpu": {"form", "sizes"}, "tpu": {"form", "growth", "sizes"}}
+ROOMS = {
+    "xla": {"form", "growth"},
+    "gpu": {"form", "sizes"},
+    "tpu": {"form", "growth", "sizes", "varying"},
+}
+# What JAX does not promise to keep: the one file that each name stands in, and with which of JAX's
+# releases, from the first to the last, these files were tried.
+INSIDE = {"mlir": "lowering.py", "avals_in": "lowering.py", "manual_axis_type": "varying.py"}
+TRIED = (0, 10), (0, 12)
 JAX = {"jax", "flax", "optax", "orbax"}
 HOST = dict.fromkeys(("data", "cli", "runs", "files", "command", "console"), JAX)
 
@@ -148,6 +164,37 @@ def test_the_op_loads_no_backend_but_xla_and_measures_nothing():
     for path in SCAN.glob("*.py"):
         chosen = {"kernels.selective_scan.xla"} if path.stem == "choose" else set()
         assert within(modules(path), own | chosen), path
+
+
+@pytest.mark.parametrize("name", INSIDE)
+def test_what_jax_may_change_stands_in_one_file(name):
+    ours = [p for part in ("mstg_jax", "kernels") for p in (ROOT / part).rglob("*.py")]
+    found = [p for p in ours if re.search(rf"\b{name}\b", p.read_text(encoding="utf-8"))]
+    assert found == [SCAN / INSIDE[name]]
+
+
+def test_what_jax_may_change_is_as_these_releases_have_it():
+    """With another release: see that this holds, and the scan's other tests, then widen TRIED."""
+    first, last = TRIED
+    assert first <= tuple(map(int, version("jax").split(".")[:2])) <= last
+    named = Primitive("named")
+    named.multiple_results = True
+    named.def_abstract_eval(lambda x: [x])
+    lower_by_platform(named, lambda x, platform: [x + x if platform == "cpu" else x], ("cpu",))
+
+    def local(own, same):
+        assert axes_of(own).varying == {"x"}
+        assert axes_of(same).varying == set()
+        assert shape_over(axes_of(own), (3,), own.dtype).manual_axis_type == axes_of(own)
+        return named.bind(own)[0]
+
+    mesh = jax.make_mesh((2,), ("x",), axis_types=(AxisType.Auto,))
+    own, same = PartitionSpec("x"), PartitionSpec()
+    run = jax.jit(jax.shard_map(local, mesh=mesh, in_specs=(own, same), out_specs=own))
+    np.testing.assert_array_equal(run(jnp.ones(2), jnp.ones(2)), 2)
+    traced = run.trace(jnp.ones(2), jnp.ones(2))
+    assert "stablehlo.add" in traced.lower(lowering_platforms=("cpu",)).as_text()
+    assert "stablehlo.add" not in traced.lower(lowering_platforms=("rocm",)).as_text()
 
 
 def opens_text(call: ast.Call) -> bool:

@@ -227,9 +227,3 @@ def test_a_kernel_is_not_lowered_for_another_platform(monkeypatch):
     monkeypatch.setattr(choose, "unavailable", lambda name: None)
     with pytest.raises(NotImplementedError, match="'triton' runs on cuda only"):
         jax.jit(lambda given: scan(given, implementation="triton")).lower(arguments(3)).compile()
-
-
-def test_kernels_have_no_float64(monkeypatch):
-    monkeypatch.setattr(choose, "unavailable", lambda name: None)
-    with jax.enable_x64(True), pytest.raises(NotImplementedError, match="no float64; use float32"):
-        scan({k: np.float64(x) for k, x in arguments(3).items()}, implementation="triton")

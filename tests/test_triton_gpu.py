@@ -1,7 +1,7 @@
-"""The Triton kernels: their numbers in the interpreter, their machine code, and XLA's programs.
+"""The Triton kernels: their tiles, their machine code, and XLA's programs.
 
-conftest.py chooses the interpreter; programs that are started here must not see that choice, and
-compile.
+Their other numbers are in test_scan_conformance.py. conftest.py chooses the interpreter; programs
+that are started here must not see that choice, and compile.
 """
 
 import json
@@ -13,21 +13,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
-from jax import numpy as jnp
-from scan_oracle import (
-    OPTIONAL,
-    arguments,
-    cotangents,
-    draws,
-    errors,
-    far_from_definition,
-    formed,
-    growing,
-    results,
-    wanted_of,
-)
+from scan_implementations import ALL
+from scan_oracle import arguments, cotangents, errors, wanted_of
 
 from kernels.selective_scan.form import Options
 from kernels.selective_scan.gpu.plan import Plan, Tile, carry_tile, gpu_tiles
@@ -55,68 +42,10 @@ def scans(a, b, forth, back):
 
 
 ROOT = Path(__file__).parents[1]
+TRITON = next(x for x in ALL if x.name == "triton")
 
 
-def small(monkeypatch):
-    """In the interpreter; small tiles, so that a small scan has several of everything."""
-    triton_interpreter.install(monkeypatch)
-    monkeypatch.setattr(gpu, "_launch", triton_interpreter.launch)
-    monkeypatch.setattr(gpu, "carry_tile", lambda scan: Tile(4, 8, 1, 1, warps=4))
-
-
-@pytest.fixture
-def interpreted(monkeypatch):
-    small(monkeypatch)
-
-
-def run(given_, dy, dlast, *, dtype=jnp.float32, chunk=64, softplus=True, reverse=False):
-    """y and the last state, and the gradients of `given_` (a dict as in scan_oracle)."""
-    args, options = formed(given_, dtype), Options(softplus, reverse, chunk)
-    y, last, entries = gpu.forward(args, options)
-    slopes = gpu.backward(args, entries, jnp.asarray(dy, dtype), jnp.asarray(dlast), options)
-    return results(given_, args, y, last, slopes)
-
-
-def compare(given_, tolerance=1e-5, **options):
-    dy, dlast = cotangents(given_)
-    got = run(given_, dy, dlast, **options)
-    same = {k: options[k] for k in ("softplus", "reverse") if k in options}
-    found = errors(got, wanted_of(given_, dy, dlast, **same))
-    assert all(x < tolerance for x in found.values()), found  # not max: it may pass NaN over
-    return got
-
-
-@pytest.mark.parametrize(
-    ("length", "forms", "options"),
-    [
-        (1, {}, {}),
-        (7, {"B": "grouped", "C": "grouped", "n": 1}, {"reverse": True}),
-        (63, {"n": 16, "d": 2, "batch": 1}, {}),
-        (65, {"B": "constant"}, {"reverse": True}),
-        (130, {"C": "constant", "d": 3, "batch": 1}, {"chunk": 32}),
-        (33, {"B": "constant", "C": "constant", "d": 3}, {"chunk": 20}),  # no multiple of the tile
-        (372, {"batch": 1, "d": 3}, {"reverse": True}),
-    ],
-)
-def test_numbers(length, forms, options, interpreted):
-    compare(arguments(length, **forms), **options)
-
-
-def test_states_that_grow(interpreted):
-    """By exp(96) in a chunk."""
-    given_, dy, dlast = growing(150, reverse=True)
-    options = {"softplus": False, "reverse": True}
-    found = errors(run(given_, dy, dlast, **options), wanted_of(given_, dy, dlast, **options))
-    assert all(x < 1e-5 for x in found.values()), found
-
-
-def test_nothing_optional(interpreted):
-    given_ = {k: x for k, x in arguments(40).items() if k not in OPTIONAL}
-    given_["delta"] = np.abs(given_["delta"])
-    compare(given_, softplus=False, chunk=32)
-
-
-def test_channels_in_blocks_and_programs_and_the_same_twice(interpreted, monkeypatch):
+def test_channels_in_blocks_and_programs_and_the_same_twice(monkeypatch):
     """5 channels, 2 at a time, in 2 programs: the last one is half empty."""
 
     def tiles(kernel, scan):
@@ -124,43 +53,12 @@ def test_channels_in_blocks_and_programs_and_the_same_twice(interpreted, monkeyp
 
     monkeypatch.setattr(gpu, "gpu_tiles", tiles)
     given_ = arguments(19, d=5, batch=1)
-    first, again = (compare(given_, chunk=16) for _ in range(2))
+    dy, dlast = cotangents(given_)
+    first, again = (TRITON.run(given_, dy, dlast) for _ in range(2))
+    found = errors(first, wanted_of(given_, dy, dlast))
+    assert all(x < 1e-5 for x in found.values()), found  # not max: it may pass NaN over
     for name, x in first.items():
         np.testing.assert_array_equal(x, again[name])
-
-
-@pytest.mark.parametrize(("dtype", "tolerance"), [("bfloat16", 2**-7), ("float16", 2**-10)])
-def test_half_precision_is_float32_inside(dtype, tolerance, interpreted):
-    """One rounding of each result; the interpreter's to bfloat16 is towards 0."""
-    given_ = arguments(20, batch=1)
-    halved = ("u", "delta", "B", "C", "z")
-    given_ |= {k: np.float32(jnp.asarray(given_[k], dtype)) for k in halved}
-    dy, dlast = cotangents(given_)
-    dy = np.float32(jnp.asarray(dy, dtype))
-    got = run(given_, dy, dlast, dtype=jnp.dtype(dtype), chunk=16)
-    found = errors(got, wanted_of(given_, dy, dlast))
-    assert all(x < tolerance for x in found.values()), found
-    assert all(found[k] < 1e-5 for k in ("last", "dA", "dD", "ddelta_bias", "dh0")), found
-
-
-@settings(deadline=None)
-@given(drawn=draws([1, 2, 31, 32, 33, 70]), chunk=st.sampled_from([16, 20, 64]))
-def test_any_shape_and_option(drawn, chunk):
-    given_, options = drawn
-    with pytest.MonkeyPatch.context() as patch:
-        small(patch)
-        dy, dlast = cotangents(given_)
-        got = run(given_, dy, dlast, chunk=chunk, **options)
-        found = far_from_definition(got, given_, dy, dlast, **options)
-        assert all(x < 1e-5 for x in found.values()), found
-
-
-def test_small_steps_keep_their_digits(interpreted):
-    """softplus(-10) = 4.5e-5, of which log(1 + exp(-10)) in float32 has three digits."""
-    given_ = arguments(8, batch=1)
-    given_["delta"] = np.full_like(given_["delta"], -10)
-    given_["delta_bias"] = np.zeros_like(given_["delta_bias"])
-    compare(given_)
 
 
 def test_scans_of_slices_are_the_interpreters_own(monkeypatch):

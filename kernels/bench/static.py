@@ -19,7 +19,7 @@ from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
 from kernels.bench import traffic
-from kernels.bench.traffic import Launch
+from kernels.bench.traffic import Launch, Shapes
 from kernels.bench.workloads import WORKLOADS, Workload
 from kernels.selective_scan.form import Options, chunk_length
 
@@ -52,7 +52,7 @@ class Resources(NamedTuple):
     barriers: int  # per tile
 
 
-def shapes(workload: Workload, dtype: str) -> tuple[Any, Options]:
+def shapes(workload: Workload, dtype: str) -> tuple[Shapes, Options]:
     chunk = chunk_length(workload.b, workload.l, workload.d)
     options = Options(delta_softplus=True, reverse=False, chunk=chunk)
     return traffic.shapes(*workload, dtype=jnp.dtype(dtype)), options

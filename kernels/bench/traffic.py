@@ -6,14 +6,15 @@ neighbouring programs read at the same time, and the tiles that `gradients` goes
 """
 
 from collections.abc import Sequence
-from functools import partial
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 import jax
 from jax import numpy as jnp
 
 from kernels.selective_scan.form import Arguments, Options
 from kernels.selective_scan.gpu import launch as gpu
+
+Shapes: TypeAlias = dict[str, jax.ShapeDtypeStruct]
 
 
 class Launch(NamedTuple):
@@ -50,27 +51,18 @@ def shapes(
     d: int,
     n: int,
     dtype: Any = jnp.float32,
-) -> Arguments:
-    """Arguments of a scan with all that is optional, as shapes."""
+) -> Shapes:
+    """Of the arguments of a scan with all that is optional, by name."""
 
     def shape(*axes: int, of: Any = jnp.float32) -> jax.ShapeDtypeStruct:
         return jax.ShapeDtypeStruct(axes, of)
 
     tokens, projection = shape(b, l, d, of=dtype), shape(b, l, 1, n, of=dtype)
-    return Arguments(
-        u=tokens,
-        delta=tokens,
-        A=shape(d, n),
-        B=projection,
-        C=projection,
-        D=shape(d),
-        z=tokens,
-        delta_bias=shape(d),
-        h0=shape(b, d, n),
-    )
+    found = dict.fromkeys(("u", "delta", "z"), tokens) | dict.fromkeys(("B", "C"), projection)
+    return found | {"A": shape(d, n), "D": shape(d), "delta_bias": shape(d), "h0": shape(b, d, n)}
 
 
-def launches(args: Arguments, options: Options) -> tuple[list[Launch], list[Launch]]:
+def launches(args: Shapes, options: Options) -> tuple[list[Launch], list[Launch]]:
     """Of a forward and of a backward pass, whether or not there is a GPU."""
     recorded: list[Launch] = []
 
@@ -88,31 +80,35 @@ def launches(args: Arguments, options: Options) -> tuple[list[Launch], list[Laun
 
     launch, gpu._launch = gpu._launch, record
     try:
-        y, last, entries = jax.eval_shape(lambda a: gpu.forward(a, options), args)
+        y, last, entries = jax.eval_shape(lambda a: gpu.forward(Arguments(**a), options), args)
         forward, recorded = recorded, []
-        jax.eval_shape(partial(gpu.backward, options=options), args, entries, y, last)
+        jax.eval_shape(
+            lambda a, entries, dy, dlast: gpu.backward(Arguments(**a), entries, dy, dlast, options),
+            args, entries, y, last,
+        )  # fmt: skip
     finally:
         gpu._launch = launch
     return forward, recorded
 
 
-def predict(args: Arguments, options: Options) -> tuple[Traffic, Traffic]:
+def predict(args: Shapes, options: Options) -> tuple[Traffic, Traffic]:
     """Of a forward and of a backward pass.
 
     Ideally forward reads u, delta, z, B and C once and writes y; backward reads them and dy and
     writes the gradients of all arguments.
     """
     forward, backward = launches(args, options)
-    read = sum(map(nbytes, (args.u, args.delta, args.z, args.B, args.C)))
-    y = nbytes(args.u)
+    read = sum(map(nbytes, (args[name] for name in ("u", "delta", "z", "B", "C"))))
+    y = nbytes(args["u"])
     # XLA adds up the partial gradients of A, B, C, D and delta_bias, unless they are whole already.
     summed = 0
     partials = dict(zip(Arguments._fields, backward[-1].outputs, strict=True))
-    for name, argument in args._asdict().items():
-        if argument is not None and name in ("A", "B", "C", "D", "delta_bias"):
-            whole = nbytes(partials[name]) == nbytes(argument)
-            summed += 0 if whole else nbytes(partials[name]) + nbytes(argument)
+    for name in ("A", "B", "C", "D", "delta_bias"):
+        whole = nbytes(partials[name]) == nbytes(args[name])
+        summed += 0 if whole else nbytes(partials[name]) + nbytes(args[name])
     return (
         Traffic(sum(x.bytes for x in forward), read + y),
-        Traffic(sum(x.bytes for x in backward) + summed, read + y + sum(map(nbytes, args))),
+        Traffic(
+            sum(x.bytes for x in backward) + summed, read + y + sum(map(nbytes, args.values()))
+        ),
     )

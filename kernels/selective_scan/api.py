@@ -75,7 +75,7 @@ def selective_scan(
             does not have, with the remedy.
     """
     check_flags(delta_softplus=delta_softplus, reverse=reverse, return_last_state=return_last_state)
-    given = checked(Arguments(u, delta, A, B, C, D, z, delta_bias, h0))
+    given = checked(u=u, delta=delta, A=A, B=B, C=C, D=D, z=z, delta_bias=delta_bias, h0=h0)
     double = given.u.dtype == jnp.float64
     check_named(implementation, double)
     (batch, length, d), n = given.u.shape, given.A.shape[-1]
@@ -90,11 +90,14 @@ def selective_scan(
             return M.astype(real)
         return M if M.ndim == 4 else M[:, :, None]
 
-    args = given._replace(
+    args = Arguments(
+        u=given.u,
+        delta=given.delta,
         A=given.A.astype(real),
         B=grouped(given.B),
         C=grouped(given.C),
         D=single(given.D),
+        z=given.z,
         delta_bias=single(given.delta_bias),
         h0=jnp.zeros((batch, d, n), real) if given.h0 is None else given.h0.astype(real),
     )

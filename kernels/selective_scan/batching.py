@@ -12,11 +12,11 @@ from jax import Array
 from jax import numpy as jnp
 from jax.custom_batching import custom_vmap
 
-from kernels.selective_scan.form import Arguments
+from kernels.selective_scan.form import Arguments, tree_like
 
 # Where d, or g, stands in arrays of this name; h0's place is that of every state.
-CHANNELS = Arguments(u=2, delta=2, A=0, B=2, C=2, D=0, z=2, delta_bias=0, h0=1)
-ENTRIES = 2
+CHANNELS = {"u": 2, "delta": 2, "A": 0, "B": 2, "C": 2, "D": 0, "z": 2, "delta_bias": 0, "h0": 1}
+TOKENS, STATE, ENTRIES = CHANNELS["u"], CHANNELS["h0"], 2
 
 
 def foldable(run: Callable[..., Any]) -> Callable[..., Any]:
@@ -33,7 +33,7 @@ def foldable(run: Callable[..., Any]) -> Callable[..., Any]:
             one = jax.tree.map(lambda x, has: _padded(x) if has else x, args, tuple(batched))
             out, mapped_too = rule(1, batched, *one)
             return jax.tree.map(lambda x: x[:0], out), mapped_too
-        places = (_places(args[0]), ENTRIES, CHANNELS.u, CHANNELS.h0)[: len(args)]
+        places = (_places(args[0]), ENTRIES, TOKENS, STATE)[: len(args)]
         folded = jax.tree.map(
             lambda x, has, place: _fold(x if has else _repeat(x, size), place),
             args,
@@ -41,17 +41,17 @@ def foldable(run: Callable[..., Any]) -> Callable[..., Any]:
             places,
         )
         out = foldable(run)(*folded)
-        to = _places(args[0]) if len(args) > 1 else (CHANNELS.u, CHANNELS.h0, ENTRIES)
+        to = _places(args[0]) if len(args) > 1 else (TOKENS, STATE, ENTRIES)
         unfolded = jax.tree.map(lambda x, place: _unfold(x, place, size), out, to)
         return unfolded, jax.tree.map(lambda _: True, unfolded)
 
     return mapped
 
 
-def _places(args: Arguments) -> Arguments:
+def _places(args: Arguments) -> Any:
     """`CHANNELS` for these arguments: a constant B or C is (d n), or (v d n) with the new axis."""
-    at = CHANNELS._replace(**{k: 0 for k in ("B", "C") if getattr(args, k).ndim < 4})
-    return Arguments(*(None if x is None else place for x, place in zip(args, at, strict=True)))
+    constant = {k: 0 for k in ("B", "C") if getattr(args, k).ndim < 4}
+    return tree_like(args, CHANNELS | constant)
 
 
 def _padded(x: Array) -> Array:

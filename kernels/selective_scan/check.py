@@ -1,37 +1,51 @@
 """The arguments of `selective_scan` as JAX's arrays, or an error that names the one at fault."""
 
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 import numpy as np
 from jax import Array
 from jax import numpy as jnp
+from jaxtyping import Float
 
-from kernels.selective_scan.form import Arguments
+from kernels.selective_scan.form import PerChannel, Projection, Rates, State, Tokens
 
 if TYPE_CHECKING:
     ArrayLike: TypeAlias = Array | np.ndarray
 else:  # so that anything else gets the op's own error, and not that of a library of types
     ArrayLike: TypeAlias = Any
 
-FORMS = Arguments(
-    u="(b l d)",
-    delta="(b l d)",
-    A="(d n)",
-    B="(b l n), (b l g n) or (d n)",
-    C="(b l n), (b l g n) or (d n)",
-    D="(d,)",
-    z="(b l d)",
-    delta_bias="(d,)",
-    h0="(b d n)",
-)
+FORMS = {
+    "u": "(b l d)",
+    "delta": "(b l d)",
+    "A": "(d n)",
+    "B": "(b l n), (b l g n) or (d n)",
+    "C": "(b l n), (b l g n) or (d n)",
+    "D": "(d,)",
+    "z": "(b l d)",
+    "delta_bias": "(d,)",
+    "h0": "(b d n)",
+}
 OPTIONAL = ("D", "z", "delta_bias", "h0")
 FLOATS = ("float16", "bfloat16", "float32", "float64")
 
 
-def checked(given: Arguments) -> Arguments:
+class Given(NamedTuple):
+    """The arguments as they are given, each of its own type of float: not yet in the one form."""
+
+    u: Tokens
+    delta: Tokens
+    A: Rates
+    B: Float[Array, "b l n"] | Projection
+    C: Float[Array, "b l n"] | Projection
+    D: PerChannel | None
+    z: Tokens | None
+    delta_bias: PerChannel | None
+    h0: State | None
+
+
+def checked(**given: Any) -> Given:
     """Raises TypeError on what is no array of floats, ValueError on shapes that do not fit."""
-    pairs = zip(Arguments._fields, given, strict=True)
-    args = Arguments(*(_array(name, x) for name, x in pairs))
+    args = Given(**{name: _array(name, x) for name, x in given.items()})
     _check_double(args)
     _check_shapes(args)
     return args
@@ -44,14 +58,16 @@ def check_flags(**flags: Any) -> None:
             raise TypeError(f"{name} must be True or False, but it is {_described(flag)}")
 
 
-def _array(name: str, x: Any) -> Array | None:
+def _array(name: str, x: Any) -> Any:
+    """An array, or None where that may be."""
     if x is None and name in OPTIONAL:
         return None
     if not isinstance(x, Array):
         x = getattr(x, "__jax_array__", lambda: x)()  # flax's nnx.Param has it
     if not isinstance(x, Array | np.ndarray):
-        form = getattr(FORMS, name)
-        raise TypeError(f"{name} must be a JAX or NumPy array {form}, but it is {_described(x)}")
+        raise TypeError(
+            f"{name} must be a JAX or NumPy array {FORMS[name]}, but it is {_described(x)}"
+        )
     if str(x.dtype) not in FLOATS:
         raise TypeError(
             f"{name} must be {', '.join(FLOATS[:-1])} or {FLOATS[-1]}, but it is {x.dtype}"
@@ -67,7 +83,7 @@ def _described(x: Any) -> str:
     return f"a {module}{kind.__qualname__}"
 
 
-def _check_double(args: Arguments) -> None:
+def _check_double(args: Given) -> None:
     """u says in which type everything is computed: no other argument may have more digits."""
     if args.u.dtype == jnp.float64:
         return
@@ -79,7 +95,7 @@ def _check_double(args: Arguments) -> None:
             )
 
 
-def _check_shapes(args: Arguments) -> None:
+def _check_shapes(args: Given) -> None:
     u, delta, A, B, C, D, z, delta_bias, h0 = args
     if u.ndim != 3 or 0 in u.shape:
         raise ValueError(f"u must be (b l d) with no empty axis, but its shape is {u.shape}")

@@ -6,6 +6,7 @@ chunks; the state that enters each is all that the backward pass gets besides th
 Arrays without a token axis are "real": float32, or float64 where u is; so is all arithmetic.
 """
 
+from collections.abc import Mapping
 from typing import Any, NamedTuple, Protocol, TypeAlias, runtime_checkable
 
 import jax
@@ -15,6 +16,8 @@ from jaxtyping import Float
 Tokens: TypeAlias = Float[Array, "b l d"]
 Projection: TypeAlias = Float[Array, "b l g n"] | Float[Array, "d n"]
 State: TypeAlias = Float[Array, "b d n"]
+Rates: TypeAlias = Float[Array, "d n"]
+PerChannel: TypeAlias = Float[Array, "d"]
 Entries: TypeAlias = Float[Array, "b c d n"]
 
 
@@ -24,15 +27,15 @@ class Arguments(NamedTuple):
     B and C vary with the tokens, (b l g n), or are constant, (d n), each on its own.
     """
 
-    u: Any  # Tokens
-    delta: Any  # Tokens; before bias and softplus
-    A: Any  # real (d n)
-    B: Any  # Projection
-    C: Any  # Projection
-    D: Any  # real (d,) or None
-    z: Any  # Tokens or None
-    delta_bias: Any  # real (d,) or None
-    h0: Any  # State
+    u: Tokens
+    delta: Tokens  # before bias and softplus
+    A: Rates
+    B: Projection
+    C: Projection
+    D: PerChannel | None
+    z: Tokens | None
+    delta_bias: PerChannel | None
+    h0: State
 
 
 class Options(NamedTuple):
@@ -59,6 +62,15 @@ class Implementation(Protocol):
     ) -> Arguments:
         """The gradients of every argument that is not None."""
         ...
+
+
+def tree_like(args: Arguments, by_name: Mapping[str, Any]) -> Any:
+    """Something else for every argument that is not None, in the same tree, for `jax.tree.map`.
+
+    Any: JAX's trees have no types, and these are Arguments in their structure only.
+    """
+    present = [by_name[name] for name, x in args._asdict().items() if x is not None]
+    return jax.tree.unflatten(jax.tree.structure(args), present)
 
 
 def groups(args: Arguments) -> int:

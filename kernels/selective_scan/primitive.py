@@ -9,12 +9,12 @@ from typing import Any
 import jax
 from jax import Array
 from jax import numpy as jnp
-from jax.core import ShapedArray
 from jax.extend.core import Primitive
-from jax.interpreters import ad, mlir
+from jax.interpreters import ad
 
 from kernels.selective_scan.choose import implementation_for
 from kernels.selective_scan.form import Arguments, Entries, Options, State, Tokens, chunks
+from kernels.selective_scan.lowering import lower_by_platform
 from kernels.selective_scan.reverse_mode import refuse
 
 PLATFORMS = ("cpu", "cuda", "rocm", "tpu")
@@ -64,14 +64,6 @@ def _run(
     return jax.tree.leaves(run(args, *more, options=options))
 
 
-def _lower(context: Any, *operands: Any, platform: str, **parameters: Any) -> Any:
-    # Inside shard_map, types say over which axes of the mesh arrays vary: not here, where there is
-    # no mesh.
-    types = [ShapedArray(x.shape, x.dtype) for x in context.avals_in]
-    rule = mlir.lower_fun(partial(_run, platform=platform), multiple_results=True)
-    return rule(context.replace(avals_in=types), *operands, **parameters)
-
-
 @cache
 def _compiled(**parameters: Any) -> Any:
     return jax.jit(partial(scan_pass.bind, **parameters))
@@ -88,6 +80,4 @@ scan_pass.multiple_results = True
 scan_pass.def_abstract_eval(_types)
 scan_pass.def_impl(_eager)
 ad.primitive_jvps[scan_pass] = refuse
-mlir.register_lowering(scan_pass, partial(_lower, platform="another platform"))
-for _platform in PLATFORMS:
-    mlir.register_lowering(scan_pass, partial(_lower, platform=_platform), platform=_platform)
+lower_by_platform(scan_pass, _run, PLATFORMS)

@@ -5,9 +5,10 @@ from typing import Any
 import jax
 from jax.custom_derivatives import SymbolicZero
 from jax.extend.core import Primitive
-from jax.interpreters import ad, batching, mlir
+from jax.interpreters import ad, batching
 
 from kernels.selective_scan.form import Arguments
+from kernels.selective_scan.lowering import lower_never
 
 
 def refuse(*_: Any, **__: Any) -> Any:
@@ -24,7 +25,8 @@ def reverse_only(args: Arguments) -> Arguments:
     return args
 
 
-def _jvp(primals: tuple[Arguments], tangents: tuple[Arguments]) -> tuple[Arguments, Arguments]:
+def _jvp(primals: tuple[Arguments], tangents: tuple[Any]) -> tuple[Arguments, Any]:
+    """Tangents are a tree like Arguments; some of them are SymbolicZeros."""
     leaves, tree = jax.tree.flatten(tangents[0])
     some = iter(tangent.bind(*(x for x in leaves if not isinstance(x, SymbolicZero))))
     passed = [x if isinstance(x, SymbolicZero) else next(some) for x in leaves]
@@ -37,7 +39,7 @@ tangent = Primitive("selective_scan_tangent")
 tangent.multiple_results = True
 tangent.def_abstract_eval(lambda *types: list(types))
 tangent.def_impl(refuse)
-mlir.register_lowering(tangent, refuse)
+lower_never(tangent, refuse)
 batching.primitive_batchers[tangent] = lambda xs, axes: (tangent.bind(*xs), axes)
 ad.primitive_jvps[tangent] = refuse
 ad.primitive_transposes[tangent] = lambda cotangents, *_: cotangents

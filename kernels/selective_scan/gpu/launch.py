@@ -91,7 +91,7 @@ def backward(
             _partial(plan, args.B) if scan.B_varies else per_state,
             _partial(plan, args.C) if scan.C_varies else per_state,
             per_channel if scan.skip else absent,
-            _like(args.z) if scan.gate else absent,
+            absent if args.z is None else _like(args.z),
             per_channel if scan.bias else absent,
             _float32(scan.b, scan.d, scan.n),
         ),

@@ -6,7 +6,6 @@ tokens are, (b g states l); layout.py has the tokens' arrays.
 
 from typing import Any, NamedTuple
 
-import jax
 from jax import Array, lax
 from jax import numpy as jnp
 from jax.experimental import pallas as pl
@@ -14,6 +13,7 @@ from jax.experimental import pallas as pl
 from kernels.selective_scan.form import Arguments, Entries, Options, chunks
 from kernels.selective_scan.sizes import Scan
 from kernels.selective_scan.tpu.plan import LANES, plan_of
+from kernels.selective_scan.varying import axes_of
 
 
 class Block(NamedTuple):
@@ -39,7 +39,7 @@ class Arrays:
         self.plan = plan = plan_of(scan, backward, itemsize)
         self.blocks = scan.g * plan.blocks
         self.entries = chunks(scan.l, options)
-        self.axes = jax.typeof(args.u).manual_axis_type  # shard_map wants to be told
+        self.axes = axes_of(args.u)  # shard_map wants to be told
         if plan.entries > self.entries:
             raise ValueError(f"chunks of {options.chunk} tokens leave no room for the states kept")
 

@@ -11,7 +11,6 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any
 
-import jax
 from jax import Array
 from jax import numpy as jnp
 from jax.experimental import pallas as pl
@@ -22,6 +21,7 @@ from kernels.selective_scan.tpu.arrays import Arrays, Block
 from kernels.selective_scan.tpu.backward import backward_kernel
 from kernels.selective_scan.tpu.kernels import Refs, forward_kernel
 from kernels.selective_scan.tpu.plan import LANES, LIMIT, Plan
+from kernels.selective_scan.varying import shape_over
 
 _interpret: ContextVar[Any] = ContextVar("interpret", default=False)
 
@@ -57,7 +57,7 @@ def backward(
         "dC": arrays.gradient_block(args.C),
         "dh0": arrays.per_batch(),
     }
-    if scan.gate:
+    if args.z is not None:
         outputs["dz"] = arrays.tokens_block(args.z)
     outputs |= {
         k: arrays.sums_block() for k, has in (("dD", scan.skip), ("dbias", scan.bias)) if has
@@ -80,7 +80,7 @@ def backward(
         B=arrays.natural_gradient(found["dB"], args.B),
         C=arrays.natural_gradient(found["dC"], args.C),
         D=arrays.natural_sums(found["dD"]) if scan.skip else None,
-        z=arrays.natural(found["dz"], args.z) if scan.gate else None,
+        z=None if args.z is None else arrays.natural(found["dz"], args.z),
         delta_bias=arrays.natural_sums(found["dbias"]) if scan.bias else None,
         h0=arrays.natural_states(found["dh0"]),
     )
@@ -121,10 +121,7 @@ def _call(
         grid=(plan.scan.b, arrays.blocks, plan.token_blocks),
         in_specs=[block.spec for _, block in inputs.values()],
         out_specs=[block.spec for block in outputs.values()],
-        out_shape=[
-            jax.ShapeDtypeStruct(x.shape, x.dtype, manual_axis_type=arrays.axes)
-            for x in outputs.values()
-        ],
+        out_shape=[shape_over(arrays.axes, x.shape, x.dtype) for x in outputs.values()],
         scratch_shapes=[pltpu.VMEM((rows, LANES), jnp.float32) for rows in plan.scratch.values()],
         compiler_params=pltpu.CompilerParams(
             dimension_semantics=("parallel", "parallel", "arbitrary"), vmem_limit_bytes=LIMIT

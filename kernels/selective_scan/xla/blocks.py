@@ -22,6 +22,7 @@ from kernels.selective_scan.form import (
     Tokens,
     chunks,
     groups,
+    tree_like,
 )
 
 SMALL = 2048  # elements of a state
@@ -105,11 +106,12 @@ TOKENS, STATE, ENTRIES = Axes(b=0, d=2), Axes(b=0, d=1), Axes(b=0, d=2)
 FIXED, PROJECTION = Axes(d=0), Axes(b=0, g=2)
 
 
-def _axes(args: Arguments) -> Arguments:
-    kinds = Arguments(TOKENS, TOKENS, FIXED, FIXED, FIXED, FIXED, TOKENS, FIXED, STATE)
-    varying = {k: PROJECTION for k in ("B", "C") if getattr(args, k).ndim == 4}
-    kinds = kinds._replace(**varying)
-    return Arguments(*(None if x is None else k for x, k in zip(args, kinds, strict=True)))
+def _axes(args: Arguments) -> Any:
+    """`Axes` of every argument."""
+    kinds = dict.fromkeys(("u", "delta", "z"), TOKENS) | {"h0": STATE}
+    kinds |= dict.fromkeys(("A", "B", "C", "D", "delta_bias"), FIXED)
+    kinds |= {k: PROJECTION for k in ("B", "C") if getattr(args, k).ndim == 4}
+    return tree_like(args, kinds)
 
 
 def _each(args: Arguments, block: Block, run: Any, zeros: Any, axes: Any) -> Any:

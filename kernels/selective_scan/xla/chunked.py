@@ -12,7 +12,7 @@ import jax
 from jax import Array, lax
 from jax import numpy as jnp
 
-from kernels.selective_scan.form import Arguments, Entries, Options, State, Tokens
+from kernels.selective_scan.form import Arguments, Entries, Options, State, Tokens, tree_like
 from kernels.selective_scan.growth import grown
 from kernels.selective_scan.xla.blocks import Blocked
 from kernels.selective_scan.xla.time_major import Fixed, Layout, Rows, gated, rows_of
@@ -201,7 +201,7 @@ class Chunked(NamedTuple):
             if g is not None
         }
         found["h0"] = layout.natural_states(dh0)
-        return Arguments(*(found.get(name) for name in Arguments._fields))
+        return tree_like(args, found)
 
 
 sequential = Blocked(Chunked(Sequential))
