@@ -28,7 +28,8 @@ def run(name: str, folder: str, *args: str) -> None:
     """Steps of the demo's tiny twin on as many patients at once as there are devices."""
     command = ["demo-tiny", "--method", name, "--data.cache", ".", "--run", folder]
     fixed = ["--train.batch", str(jax.device_count()), "--optim.decay", "constant"]
-    assert train.main([*command, *fixed, *args]) == 0
+    grid = ["--data.size", "16", "16", "16", "--data.spacing", "6", "9", "9"]
+    assert train.main([*command, *fixed, *grid, *args]) == 0
 
 
 def lines(folder: str) -> list[dict]:

@@ -59,6 +59,7 @@ def new_run(name: str, steps: int) -> tuple[object, ...]:
     what it computes."""
     return (
         "demo-tiny", "--method", "voxelmorph", "--data.cache", "cache", "--run", name,
+        "--data.size", 8, 16, 16, "--data.spacing", 12, 9, 9,
         "--train.batch", 2, "--train.steps", steps, "--train.validate-every", 1000,
         "--optim.decay", "constant",
     )  # fmt: skip
