@@ -30,7 +30,8 @@ def in_jax(
     method: Method, config: Config, graph: nnx.GraphDef, params: Any, batch: Batch,
     *, steps: int, rate: float,
 ) -> Trajectory:  # fmt: skip
-    optimiser = optax.adam(rate, *config.optim.betas)
+    # In one vector: updates of many arrays take long to compile.
+    optimiser = optax.flatten(optax.adam(rate, *config.optim.betas))
 
     @jax.jit
     def step(params, state, key):
