@@ -23,6 +23,11 @@ INTERRUPTED, CLOSED = 130, 141
 GRACE = 2.0
 """Seconds after Ctrl-C in which Python must have been asked."""
 
+SMALLER = (
+    "Less is needed with a smaller --data.size or --train.batch, fewer --diffusion.frames, or "
+    "--model.remat."
+)
+
 Main = Callable[[Sequence[str]], int]
 
 
@@ -73,6 +78,10 @@ def _ended(name: str, main: Main, argv: Sequence[str]) -> int:
         return _say(name, reason(error), 1)
     except UserError as error:
         return _say(name, str(error), 1)
+    except RuntimeError as error:
+        if "RESOURCE_EXHAUSTED" not in str(error):
+            raise
+        return _say(name, f"{str(error).splitlines()[0]} {SMALLER}", 1)
 
 
 def _say(name: str, text: str, code: int) -> int:

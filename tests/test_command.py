@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from mstg_jax import console
-from mstg_jax.command import command
+from mstg_jax.command import SMALLER, command
 from mstg_jax.config import UserError
 from mstg_jax.data.nifti import DataError
 from mstg_jax.files import usable, writing
@@ -30,6 +30,10 @@ def ended(main, *argv: str) -> int:
         (UserError("--frames is 1"), "do.py: --frames is 1\n"),
         (DataError("patient001: ES is missing"), "do.py: patient001: ES is missing\n"),
         (FileNotFoundError("x is not a run"), "do.py: x is not a run\n"),
+        (
+            RuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 8 bytes.\n0x0: malloc"),
+            f"do.py: RESOURCE_EXHAUSTED: Out of memory allocating 8 bytes. {SMALLER}\n",
+        ),
         (PermissionError(13, "Permission denied", "/x"), "do.py: Permission denied (/x)\n"),
     ],
 )
