@@ -6,6 +6,7 @@ starts keep these emitters.
 """
 
 import os
+import signal
 import sys
 from collections import defaultdict
 from importlib.metadata import version
@@ -21,6 +22,8 @@ os.environ["XLA_FLAGS"] = (
 )
 if version("jax").startswith("0.10."):  # a later XLA stops at this flag: it has no other emitters
     os.environ["XLA_FLAGS"] += " --xla_cpu_use_fusion_emitters=false"
+# Ignored where the tests were started in a script's background, and then by their programs, too.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 install_import_hook(["mstg_jax", "kernels"], "beartype.beartype")
 
 import jax  # noqa: E402  after its environment
