@@ -149,9 +149,9 @@ def train(config: Config) -> int:
                 stopped = False
     if first:
         print(f"{'stopped' if stopped else 'done'} at step {int(state.step)}: {run}")
-    if first and stopped:
-        again = " --train.distributed" if settings.distributed else ""
-        print(f"continue with: python train.py --resume --run {run}{again}")
+        if stopped:
+            again = " --train.distributed" if settings.distributed else ""
+            print(f"continue with: python train.py --resume --run {run}{again}")
     return 0
 
 

@@ -197,6 +197,15 @@ def test_what_jax_may_change_is_as_these_releases_have_it():
     assert "stablehlo.add" not in traced.lower(lowering_platforms=("rocm",)).as_text()
 
 
+def calls(path: Path) -> list[ast.Call]:
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    return [node for node in ast.walk(tree) if isinstance(node, ast.Call)]
+
+
+def called(call: ast.Call) -> str:
+    return ast.unparse(call.func)
+
+
 def opens_text(call: ast.Call) -> bool:
     """Whether a call reads or writes text: a file, or the pipes of a process."""
     function, given = call.func, {word.arg: word.value for word in call.keywords}
@@ -212,10 +221,9 @@ def opens_text(call: ast.Call) -> bool:
 
 @pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(ROOT)))
 def test_text_is_utf_8_in_any_locale(path):
-    calls = [
-        n for n in ast.walk(ast.parse(path.read_text(encoding="utf-8"))) if isinstance(n, ast.Call)
+    silent = [
+        c for c in calls(path) if opens_text(c) and "encoding" not in {w.arg for w in c.keywords}
     ]
-    silent = [c for c in calls if opens_text(c) and "encoding" not in {w.arg for w in c.keywords}]
     assert not [f"line {c.lineno}: {ast.unparse(c)}" for c in silent], "name encoding="
 
 
@@ -224,15 +232,10 @@ PRINTS = {"train.py", "sample.py", "mstg_jax/command.py", "mstg_jax/data/verify.
 PRINTS |= {"mstg_jax/bench/worker.py", "kernels/bench/static.py"}
 
 
-@pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(ROOT)))
-def test_only_commands_print(path):
-    name = path.relative_to(ROOT).as_posix()
-    if name in PRINTS or path.stem == "__main__" or name.startswith("tests/"):
-        return
-    calls = [
-        n for n in ast.walk(ast.parse(path.read_text(encoding="utf-8"))) if isinstance(n, ast.Call)
-    ]
-    assert "print" not in {ast.unparse(call.func) for call in calls}
+def test_only_commands_print():
+    names = {p.relative_to(ROOT).as_posix() for p in FILES if "print" in map(called, calls(p))}
+    others = {x for x in names if not x.startswith("tests/") and not x.endswith("__main__.py")}
+    assert others == PRINTS
 
 
 def test_kernels_is_ours():

@@ -101,9 +101,7 @@ def test_training_brings_frames_closer():
     graph, params = new_model(method, seed=0)
     start = generate_sequence(method, (graph, params), frames[0], frames[-1], gammas)
     rates = replace(config.optim, warmup=5, learning_rate=3e-3)
-    optimiser = optax.flatten(
-        make_optimiser(rates, 60)
-    )  # updates of many arrays take long to compile
+    optimiser = optax.flatten(make_optimiser(rates, 60))  # many updates take long to compile
 
     @jax.jit
     def step(params, state, i):

@@ -127,6 +127,8 @@ def test_copy_and_blend():
     frames, flow = sequence("copy", 3)
     np.testing.assert_array_equal(frames, [ED] * 3)
     np.testing.assert_array_equal(flow, np.zeros((3, *SHAPE, 3)))
+    assert method("copy").deforms
+    assert not method("blend").deforms
     frames, flow = sequence("blend", 3)
     np.testing.assert_allclose(frames, [ED, (ED + ES) / 2, ES], rtol=1e-6)
     assert flow is None

@@ -80,6 +80,9 @@ def test_errors_are_said(tmp_path):
     done = bench("--size", "30", "128", "128")
     assert (done.returncode, done.stdout) == (1, "")
     assert "they must be multiples of (16, 16, 16)" in done.stderr
+    done = bench("--size", "0", "128", "128")
+    assert (done.returncode, done.stdout) == (1, "")
+    assert "ddm: data.size is (0, 128, 128), but it must be greater than 0" in done.stderr
     (tmp_path / "torch.py").write_text("raise ImportError('no PyTorch here')", encoding="utf-8")
     done = bench(
         "--vs", "torch", "--quantities", "denoiser forward", PYTHONPATH=f"{tmp_path}:{ROOT}"

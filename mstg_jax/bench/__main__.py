@@ -123,16 +123,18 @@ def main(argv: Sequence[str]) -> int:
     import tyro  # Not above: from `command` on Ctrl-C shows no traceback.
 
     settings = tyro.cli(Settings, args=argv, prog="python -m mstg_jax.bench")
-    from mstg_jax.methods import make_method  # Not above: it imports JAX.
-
     if settings.json:
         files.usable("--json", settings.json.parent)
     if unknown := set(settings.presets) - set(PRESETS):
         raise SettingsError(f"no preset {sorted(unknown)}; there are {', '.join(PRESETS)}")
+    from mstg_jax.methods import make_method  # Not above: it imports JAX.
+
     for name in (*settings.presets, *(["ddm"] if settings.vs else [])):
         config = PRESETS[name][1]
+        config = replace(config, data=replace(config.data, size=settings.size))
         try:
-            make_method(replace(config, data=replace(config.data, size=settings.size)))
+            config.check()
+            make_method(config)
         except SettingsError as error:
             raise SettingsError(f"{name}: {error}") from None
     names = (["PyTorch, DDM"] if settings.vs else []) + list(settings.presets)

@@ -192,9 +192,8 @@ class Config:
 
         Whether the networks of the method fit the grid says methods.make_method.
         """
-        for section in (self.data, self.model, self.diffusion, self.r2net, self.ukan, self.cgan):
+        networks = (self.model, self.diffusion, self.r2net, self.ukan, self.cgan)
+        for section in (self.data, *networks, self.optim, self.train):
             section.check()
-        self.optim.check()
-        self.train.check()
         if self.train.distributed and self.run is None:
             raise SettingsError("train.distributed needs --run: one folder that every process sees")

@@ -43,14 +43,14 @@ def write(out: Path, results: Comparison) -> None:
 def results_record(results: Comparison) -> dict[str, Any]:
     """All of results.json: the fields of a Comparison with metrics by their keys, scores as as_json
     has them, and the matches at their frames."""
-    record = vars(results) | {
-        "methods": {name: _method(method) for name, method in results.methods.items()},
-        "truth": {"likeness": asdict(results.truth)},
-        "tests": [asdict(test) for test in results.tests],
-    }
-    if not results.data:
-        del record["data"]
-    return strict(record)
+    return strict(
+        vars(results)
+        | {
+            "methods": {name: _method(method) for name, method in results.methods.items()},
+            "truth": {"likeness": asdict(results.truth)},
+            "tests": [asdict(test) for test in results.tests],
+        }
+    )
 
 
 def _method(method: MethodResult) -> dict[str, Any]:

@@ -5,7 +5,7 @@ from mstg_jax.methods.base import FrameSequence, Method, generate_sequence, new_
 from mstg_jax.methods.between import Between
 from mstg_jax.methods.cgan import CGAN
 from mstg_jax.methods.direct import Direct
-from mstg_jax.methods.interpolation import TRIVIAL, Interpolation
+from mstg_jax.methods.interpolation import TRIVIAL, Blend, Copy
 from mstg_jax.methods.mstg import Deform, ddm
 from mstg_jax.methods.r2net import LipschitzRegistration
 from mstg_jax.methods.ukan import ukan
@@ -48,5 +48,7 @@ def _named(config: Config, quick: bool) -> Method:
             return ukan(config.ukan, config.diffusion, quick=quick)
         case "cgan":
             return CGAN(config.cgan)
-        case "copy" | "blend":
-            return Interpolation(config.method)
+        case "copy":
+            return Copy()
+        case "blend":
+            return Blend()
