@@ -15,6 +15,8 @@ from mstg_jax.config import Config, SettingsError
 
 if TYPE_CHECKING:
     from mstg_jax.data.patient import Patient
+    from mstg_jax.methods import Method
+    from mstg_jax.methods.base import Model
 
 log = logging.getLogger("mstg_jax.sample")
 
@@ -26,12 +28,87 @@ def main(argv: Sequence[str]) -> int:
     config = runs.read_config(run)
     if options.data.root is not None:
         config = replace(config, data=replace(config.data, root=options.data.root))
+    if options.refine or options.symmetries:
+        if config.method != "between":
+            raise SettingsError(
+                f"--refine and --symmetries are for method between; {run} is {config.method}"
+            )
+        motion = replace(config.motion, refine=options.refine, symmetries=options.symmetries)
+        config = replace(config, motion=motion)
     out = options.out or Path("samples") / run.resolve().name
     # What is wrong with these is known before JAX starts.
     files.usable("--out", out)
-    patients = chosen_patients(options, config)
-    sample_patients(options, run, config, patients, out)
+    if options.cine is not None:
+        sample_cine(options, run, config, options.cine, out)
+    elif options.cycle or options.key:
+        sample_beats(options, run, config, chosen_patients(options, config), out)
+    else:
+        sample_patients(options, run, config, chosen_patients(options, config), out)
     return 0
+
+
+def loaded(config: Config, run: Path, out: Path) -> "tuple[Method, Model]":
+    """The run's method and its newest weights; starts JAX."""
+    from mstg_jax.methods import make_method
+    from mstg_jax.methods.platform import prepare
+    from mstg_jax.training.checkpoint import load_model
+
+    prepare(config)
+    method = make_method(config)
+    model, step = load_model(run, config, method)
+    log.info(f"{config.method} of {run}, step {step} -> {out}")
+    return method, model
+
+
+def sample_cine(options: SampleConfig, run: Path, config: Config, path: Path, out: Path) -> None:
+    """A denser cine."""
+    from mstg_jax.cycles import denser
+    from mstg_jax.data.cine import read_cine, write_cine
+    from mstg_jax.evaluation.outputs import draw_beat, replacing
+
+    cine = read_cine(path, open_end=options.open)
+    patient, factor = cine.patient, options.factor
+    for note in patient.notes:
+        log.warning(note)
+    frames = denser(
+        *loaded(config, run, out),
+        patient,
+        config.data,
+        factor,
+        closed=cine.closed,
+        seed=options.seed,
+    )
+    folder = out / named(patient, path)
+    with files.writing("--out", out), replacing(folder) as new:
+        write_cine(new / "cine.nii.gz", cine, frames, factor)
+        draw_beat(new, config.method, frames, patient.spacing)
+    closed = "with the end of the cycle" if cine.closed else "the gap at its end left open"
+    print(f"{patient.id}: {len(patient.frames)} frames to {len(frames)}, {closed} -> {folder}")
+
+
+def sample_beats(
+    options: SampleConfig, run: Path, config: Config, patients: "Iterable[Patient]", out: Path
+) -> None:
+    """Frames between key frames: a whole beat, or from the first key to the last."""
+    from mstg_jax.cycles import beat, placed
+    from mstg_jax.data.export import write_sequence
+    from mstg_jax.evaluation.outputs import draw_beat, replacing
+
+    model = loaded(config, run, out)
+    for patient in patients:
+        keys, at, count, stride = placed(patient, options.frames, closed=options.cycle)
+        made = beat(*model, keys, config.data, at, count, closed=options.cycle, seed=options.seed)
+        folder = out / patient.id
+        with files.writing("--out", out), replacing(folder) as new:
+            write_sequence(new / "cycle.nii.gz", made, patient, stride)
+            draw_beat(new, config.method, made, patient.spacing)
+        where = ", ".join(f"{time:g}" for time in at)
+        print(f"{patient.id}: {count} frames, key frames at {where} -> {folder}")
+
+
+def named(patient: "Patient", path: Path) -> str:
+    """Many patients' files are called ED.nii.gz, and their folders are alike elsewhere."""
+    return f"{path.resolve().parent.name}-{patient.id}-{patient.digest[:8]}"
 
 
 def sample_patients(
@@ -43,21 +120,16 @@ def sample_patients(
     from mstg_jax.evaluation.as_json import average_record, score_record
     from mstg_jax.evaluation.outputs import draw, replacing, write_volumes
     from mstg_jax.evaluation.scoring.protocol import score_sequence
+    from mstg_jax.evaluation.scoring.resampled import resampled_sequence, resampled_truth
     from mstg_jax.evaluation.scoring.scores import Score, average
     from mstg_jax.evaluation.showing.tables import score_table
     from mstg_jax.methods import TRIVIAL, generate_sequence, make_method, new_model
-    from mstg_jax.methods.platform import prepare
-    from mstg_jax.training.checkpoint import load_model
 
-    prepare(config)
-    method = make_method(config)
-    if (options.labels or options.flow) and not method.deforms:
+    if (options.labels or options.flow) and not make_method(config).deforms:
         raise SettingsError(
             f"{config.method} makes no displacement field: leave --labels and --flow out"
         )
-    model, step = load_model(run, config, method)
-    log.info(f"{config.method} of {run}, step {step} -> {out}")
-    methods = {config.method: (method, model)}
+    methods = {config.method: loaded(config, run, out)}
     for name in TRIVIAL:
         trivial = make_method(replace(config, method=name))
         methods[name] = (trivial, new_model(trivial, seed=0))
@@ -69,13 +141,19 @@ def sample_patients(
         if options.frames is not None:
             gammas = np.linspace(0, 1, options.frames, dtype=np.float32)
         made = {
-            name: generate_sequence(*other, ed, es, gammas, options.seed)
+            name: generate_sequence(*other, ed, es, gammas, options.seed, example.span)
             for name, other in methods.items()
         }
         folder, own = out / patient.id, made[config.method]
         scored = len(gammas) == len(example.gammas) > 2
         truth = example.frames if scored else None
-        results = {name: score_sequence(example, m) for name, m in made.items()} if scored else {}
+        results = {}
+        if scored:
+            reference = resampled_truth(example)
+            results = {
+                name: score_sequence(reference, resampled_sequence(example, m))
+                for name, m in made.items()
+            }
         with files.writing("--out", out), replacing(folder) as new:
             write_volumes(new, patient, example, own, labels=options.labels, flow=options.flow)
             draw(new, config.method, example, truth, gammas, made)
@@ -96,19 +174,20 @@ def write_metrics(folder: Path, found: dict[str, Any]) -> None:
 
 
 def chosen_patients(options: SampleConfig, config: Config) -> "Iterable[Patient]":
-    """The pair of files, the named patients, or the run's validation patients."""
+    """The files of key frames, the named patients, or the run's validation patients."""
     from mstg_jax.data.acdc import find_patients, read_patient
     from mstg_jax.data.nifti import DataError
-    from mstg_jax.data.pair import read_pair
+    from mstg_jax.data.pair import read_keys
     from mstg_jax.data.pipeline import data_root, load_examples
 
+    paths = options.key
     if options.ed is not None and options.es is not None:
-        pair = read_pair(options.ed, options.es, options.duration)
-        for note in pair.notes:
+        paths = options.ed, options.es
+    if paths:
+        keys = read_keys(paths, options.duration)
+        for note in keys.notes:
             log.warning(note)
-        parent = options.ed.resolve().parent.name
-        # Many patients' files are called ED.nii.gz, and their folders are alike elsewhere.
-        return [replace(pair, id=f"{parent}-{pair.id}-{pair.digest[:8]}")]
+        return [replace(keys, id=named(keys, paths[0]))]
     if not options.patient:
         return (read_patient(example.folder) for example in load_examples(config.data)[1])
     root = data_root(config.data)

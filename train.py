@@ -63,7 +63,8 @@ def train(config: Config) -> int:
     from tqdm.contrib.logging import logging_redirect_tqdm
 
     from mstg_jax import runs
-    from mstg_jax.data.pipeline import load_examples, train_iterator
+    from mstg_jax.data.pipeline import load_examples
+    from mstg_jax.data.stream import train_iterator
     from mstg_jax.training.checkpoint import Checkpoints
     from mstg_jax.training.log import RunLog
     from mstg_jax.training.processes import any_of_them, together
@@ -87,10 +88,10 @@ def train(config: Config) -> int:
         start = int(state.step)
         batches = train_iterator(
             training,
+            config.data,
             batch=settings.batch // jax.process_count(),
             seed=settings.seed,
             frames=method.frames,
-            augment=config.data.augment,
             shard=(jax.process_index(), jax.process_count()),
             start=start,
         )

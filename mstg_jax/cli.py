@@ -96,8 +96,20 @@ class SampleConfig:
     es: Path | None = None
     duration: float | None = None
     """Time from --ed to --es in ms; without it the results' time step has no unit."""
+    cine: Path | None = None
+    """A 4D NIfTI file, instead of patients: every gap between two of its frames is filled."""
+    factor: int = 2
+    """With --cine, how many times as many frames."""
+    open: bool = False
+    """With --cine, leave the gap from the last frame to the first."""
+    cycle: bool = False
+    """A whole beat instead of ED to ES, closed from the last key frame to the first: of ED and ES,
+    or of --key."""
+    key: tuple[Path, ...] = ()
+    """3D NIfTI files in the order of time, two or more, evenly spread over what is generated."""
     frames: int | None = None
-    """Frames from ED to ES; by default as many as the patient has. Metrics need the default."""
+    """Frames from ED to ES, or with --cycle or --key of all; by default as many as the patient has,
+    and 30 of files. Metrics need the default."""
     out: Path | None = None
     """Folder for the results, one folder per patient; by default samples/<run>. A patient's earlier
     results there are replaced, all at once."""
@@ -105,6 +117,12 @@ class SampleConfig:
     """Also write ED's labels warped to every frame."""
     flow: bool = False
     """Also write the displacement fields."""
+    refine: int = 0
+    """Of method between: steps by which the moved ends are brought together on the patient in hand,
+    without training; 60 are a start."""
+    symmetries: bool = False
+    """Of method between: frames are means over the flips and transposes in plane; eight times the
+    work."""
     seed: int = 0
 
 
@@ -118,10 +136,9 @@ def parse_sample(argv: Sequence[str]) -> SampleConfig:
         prog="sample.py",
         description="Generate the frames from ED to ES: NIfTI, GIF, PNG and metrics per patient.",
     )
+    _check_source(config)
     if (config.ed is None) != (config.es is None):
         raise SettingsError("--ed and --es go together: one 3D NIfTI file each")
-    if config.ed is not None and (config.patient or config.data.root):
-        raise SettingsError("--ed and --es name the patient; leave --patient and --data.root out")
     if config.ed is not None and config.labels:
         raise SettingsError("--labels warps a patient's own labels; --ed and --es have none")
     if config.duration is not None and (config.ed is None or not 0 < config.duration < math.inf):
@@ -129,6 +146,28 @@ def parse_sample(argv: Sequence[str]) -> SampleConfig:
             f"--duration is {config.duration}; it is the time from --ed to --es in ms, greater "
             "than 0"
         )
+    if config.refine < 0:
+        raise SettingsError(f"--refine is {config.refine}; it is a number of steps, 0 or more")
     if config.frames is not None and config.frames < 2:
         raise SettingsError(f"--frames is {config.frames}, but ED and ES alone make 2")
     return config
+
+
+def _check_source(config: SampleConfig) -> None:
+    """Of the flags that say what frames lie between."""
+    files = {"--cine": config.cine, "--key": config.key, "--ed and --es": config.ed}
+    files |= {"--patient": config.patient, "--data.root": config.data.root}
+    given = [name for name, value in files.items() if value]
+    if len(given) > 1 and given != ["--patient", "--data.root"]:
+        raise SettingsError(f"{' and '.join(given)} each name what to sample; give one of them")
+    if (config.factor != 2 or config.open) and config.cine is None:
+        raise SettingsError("--factor and --open are for --cine")
+    if config.cine is not None and config.factor < 2:
+        raise SettingsError(f"--factor is {config.factor}; with 2 or more a cine becomes denser")
+    if len(config.key) == 1:
+        raise SettingsError("--key names one file; frames lie between two or more")
+    beat = config.cine is not None or bool(config.key) or config.cycle
+    if beat and (config.labels or config.flow):
+        raise SettingsError("--labels and --flow are for the frames from ED to ES")
+    if config.cine is not None and (config.cycle or config.frames is not None):
+        raise SettingsError("--cine takes --factor, and neither --cycle nor --frames")

@@ -18,6 +18,7 @@ from jaxtyping import Array, Float, Int
 Volume: TypeAlias = Float[Array, "b d h w c"]
 Image: TypeAlias = Float[Array, "b d h w 1"]
 Flow: TypeAlias = Float[Array, "b d h w 3"]
+Stage: TypeAlias = Float[Array, "b _ _ _ _"]  # (b d h w c) of one of a network's stages
 Features: TypeAlias = Float[Array, "b f d h w c"]
 Tokens: TypeAlias = Float[Array, "b l c"]
 Steps: TypeAlias = Int[Array, " b"]

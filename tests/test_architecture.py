@@ -38,6 +38,7 @@ ALLOWED = {
     "diffusion": {"config", "shapes"},
     "methods": {"models", "diffusion", "config", "shapes"},
     "evaluation": {"methods", "data", "config", "shapes"},
+    "cycles": {"methods", "data", "config"},
     "training": {"evaluation", "methods", "data", "config", "shapes", "files", "console"},
     "bench": {"training", "methods", "models", "config", "files"},
     "interop": {"training", "methods", "diffusion", "config", "runs", "files"},
@@ -59,7 +60,8 @@ EVALUATION = {
     "as_json": {"scoring"},
     "records": {"scoring", "comparing", "showing", "as_json"},
     "outputs": {"scoring", "showing"},
-    "__main__": {"comparing", "showing", "records"},
+    "upsampling": {"scoring", "comparing", "showing", "as_json"},
+    "__main__": {"comparing", "showing", "records", "upsampling"},
 }
 # The scan's backends, each in a room of its own: what of the op their files may import.
 SCAN = ROOT / "kernels" / "selective_scan"

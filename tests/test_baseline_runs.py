@@ -29,6 +29,7 @@ def run(name: str, folder: str, *args: str) -> None:
     command = ["demo-tiny", "--method", name, "--data.cache", ".", "--run", folder]
     fixed = ["--train.batch", str(jax.device_count()), "--optim.decay", "constant"]
     grid = ["--data.size", "16", "16", "16", "--data.spacing", "6", "9", "9"]
+    grid += ["--data.depth", "resampled"]
     assert train.main([*command, *fixed, *grid, *args]) == 0
 
 

@@ -45,7 +45,7 @@ def test_flags_override_presets_and_demo_is_the_default():
     assert sorted(differences(demo, config)) == [
         "data.skip_bad: False -> True",
         "model.mixer_stages: (2,) -> (1,)",
-        "train.steps: 200 -> 7",
+        "train.steps: 400 -> 7",
     ]
 
 
@@ -91,6 +91,18 @@ def test_runs_of_between_under_its_former_name_are_read():
     former = to_json(PRESETS["paper"][1])
     former["motion"]["ends"] = "ed"
     assert from_json(former) == PRESETS["paper"][1]
+
+
+def test_runs_of_between_before_its_pyramid_are_refused_by_name():
+    """Other methods' runs carried its settings along, and are read."""
+    before = {"between": True, "frame_weight": 1e4, "coarse": True, "time_course": True}
+    stored = to_json(PRESETS["acdc-between"][1]) | {"motion": before | {"residual": True}}
+    with pytest.raises(ValueError, match=r"motion\.coarse is now motion\.channels") as caught:
+        from_json(stored)
+    assert "Train preset acdc-between anew" in str(caught.value)
+    with pytest.raises(ValueError, match="acdc-between anew"):
+        from_json(stored | {"method": "mstg", "motion": before | {"ends": "both"}})
+    assert from_json(to_json(PRESETS["ddm"][1]) | {"motion": before}) == PRESETS["ddm"][1]
 
 
 def test_unknown_stored_setting_names_the_file(tmp_path):
@@ -219,7 +231,10 @@ def test_what_a_resumed_run_is_to_do_is_remembered(tmp_path, monkeypatch):
     ("args", "message"),
     [
         (["--ed", "a.nii"], "--ed and --es go together"),
-        (["--ed", "a.nii", "--es", "b.nii", "--patient", "patient001"], "leave --patient"),
+        (
+            ["--ed", "a.nii", "--es", "b.nii", "--patient", "patient001"],
+            "--es and --patient each name what to sample",
+        ),
         (["--ed", "a.nii", "--es", "b.nii", "--labels"], "--labels warps a patient's own labels"),
         (["--frames", "1"], "--frames is 1"),
     ],

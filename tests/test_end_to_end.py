@@ -177,7 +177,7 @@ def refused(finished: Path, commands_in, capsys):
 @pytest.mark.parametrize(
     ("script", "args", "message"),
     [
-        (train, ("demo-tiny", "--data.size", "15", "32", "32"), "must be multiples of (4, 4, 4)"),
+        (train, ("demo-tiny", "--data.size", "16", "30", "32"), "must be multiples of (2, 4, 4)"),
         (train, ("demo-tiny", "--method", "blend"), "has no parameters"),
         (train, (*FOUR, "--data.root", "absent"), "absent: no such folder"),
         (train, (*FOUR, "--data.cache", ".", "--run", "whole"), "already holds a run"),

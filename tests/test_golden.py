@@ -10,6 +10,7 @@ from jax import numpy as jnp
 
 from mstg_jax import interop
 from mstg_jax.methods import make_method, new_model
+from mstg_jax.methods.base import Ends
 
 each = pytest.mark.parametrize("name", golden.PRESET)
 TOLERANCE = 1e-5  # of the largest value
@@ -39,7 +40,8 @@ def test_frames(name):
         model = nnx.merge(graph, params)
         scaled = 2 * ed - 1, 2 * es - 1
         code = model.code(*scaled, scaled[1], jnp.zeros(len(ed), jnp.int32))
-        return code, method.generate(model, ed, es, gammas, jax.random.key(0))
+        ends = Ends(ed, es, jnp.ones((len(ed), 2), ed.dtype))
+        return code, method.generate(model, ends, gammas, jax.random.key(0))
 
     code, (frames, flow) = run(params, values.ed, values.es, gammas)
     assert_close(code, values.code)

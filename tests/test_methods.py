@@ -16,6 +16,7 @@ from mstg_jax.config import (
     DiffusionConfig,
     MethodName,
     ModelConfig,
+    MotionConfig,
     SettingsError,
 )
 from mstg_jax.methods import Method, generate_sequence, make_method
@@ -58,7 +59,7 @@ def sequence(name, count, seed=0):
 @pytest.mark.parametrize("name", NAMES)
 def test_protocol(name):
     assert isinstance(method(name), Method)
-    assert method(name).trainable == (name not in ("copy", "blend"))
+    assert method(name).trainable == (name not in ("register", "copy", "blend"))
     assert bool(jax.tree.leaves(model(name)[1])) == method(name).trainable
 
 
@@ -66,10 +67,7 @@ def test_protocol(name):
     ("config", "multiple"),
     [
         (Config(), 16),
-        (
-            Config(method="between", model=ModelConfig(channels=(8,), deformation_channels=(4, 4))),
-            4,
-        ),
+        (Config(method="between", motion=MotionConfig(denoiser=False, channels=(4, 4))), (2, 4, 4)),
         (Config(method="direct"), 8),
         (Config(method="voxelmorph"), 16),
         (Config(method="r2net"), 16),
@@ -78,16 +76,27 @@ def test_protocol(name):
         (Config(method="blend"), 1),
     ],
 )
-def test_the_grid_must_be_halved_as_often_as_the_networks_do(config: Config, multiple: int):
-    for axis in range(3):
+def test_the_grid_must_be_halved_as_often_as_the_networks_do(
+    config: Config, multiple: int | tuple[int, int, int]
+):
+    """Of between by the spacing, 3.15 mm along depth and 1.5 mm in plane: depth once less."""
+    wanted = (multiple,) * 3 if isinstance(multiple, int) else multiple
+    for axis, number in enumerate(wanted):
         size = [32, 32, 32]
-        size[axis] = multiple
+        size[axis] = number
         make_method(replace(config, data=DataConfig(size=(size[0], size[1], size[2]))))
-        if multiple == 1:
+        if number == 1:
             continue
-        size[axis] = multiple + multiple // 2
-        with pytest.raises(SettingsError, match=rf"must be multiples of \({multiple}, "):
+        size[axis] = number + number // 2
+        with pytest.raises(SettingsError, match=rf"must be multiples of \({wanted[0]}, "):
             make_method(replace(config, data=DataConfig(size=(size[0], size[1], size[2]))))
+
+
+def test_own_slices_are_halved_as_the_networks_need_them():
+    config = Config(method="between", data=DataConfig(depth="native", slices=8, thickness=10.0))
+    assert make_method(config).halvings == (2, 4, 4)
+    with pytest.raises(SettingsError, match=r"data\.slices and data\.size make a grid of \(7, 128"):
+        make_method(replace(config, data=replace(config.data, slices=7)))
 
 
 def test_ukan_alone_is_quicker_when_training_validates():

@@ -41,7 +41,7 @@ NONE = "no patient has frames strictly between ED and ES"
 class Made(Contender):
     """`copy` or `blend` worked out here, so that nothing is compiled."""
 
-    def generate(self, example: Example, seed: int) -> FrameSequence:
+    def raw(self, example: Example, seed: int) -> FrameSequence:
         ed, es = example.frames[0], example.frames[-1]
         gammas = example.gammas[:, None, None, None] * (self.parameters == 0)
         flow = np.zeros((len(example.gammas), *ed.shape, 3), np.float32)

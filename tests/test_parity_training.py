@@ -14,6 +14,7 @@ from torch_reference import diffusion as reference
 from mstg_jax.config import DiffusionConfig
 from mstg_jax.diffusion.process import local_ncc, q_sample, smoothness
 from mstg_jax.diffusion.schedule import make_schedule
+from mstg_jax.methods.base import Ends
 
 both = pytest.mark.parametrize("dtype", parity.DTYPES)
 SCHEDULES = ("linear", "cosine", "quad", "warmup10", "warmup50", "const")
@@ -74,8 +75,9 @@ def test_ten_frames(preset, dtype):
         pair = make_pair(preset, dtype)
         ed, es = images(pair.config, 2, dtype)
         gammas = np.linspace(0, 1, 10, dtype=dtype)[None]
+        ends = Ends(ed, es, jnp.ones((len(ed), 2), dtype))
         ours = jax.jit(lambda params, *x: pair.method.generate(pair.model(params), *x))(
-            pair.params, ed, es, gammas, jax.random.key(0)
+            pair.params, ends, gammas, jax.random.key(0)
         )
     theirs = reference.generate(
         pair.reference, *(2 * first(x) - 1 for x in (ed, es)), torch.tensor(gammas)

@@ -34,6 +34,11 @@ def test_an_example_is_the_patients_sequence_on_the_models_grid(tmp_path: Path):
     assert np.array_equal(example.frames, example.geometry.forward(patient.frames[[3, 4, 0, 1]]))
     assert np.array_equal(example.gammas, np.float32([0, 1 / 3, 2 / 3, 1]))
     assert set(example.labels) == {0, 3}
+    assert np.array_equal(example.cycle, example.geometry.forward(patient.frames))
+    assert example.order == (3, 4, 0, 1)
+    assert set(example.cycle_labels) == {1, 3}
+    assert example.span == (3 / 5, 3)
+    assert example.resampled == example.geometry
     expected = example.geometry.forward_labels(patient.labels[patient.es])
     assert np.array_equal(example.labels[3], expected)
     assert np.array_equal(example.fov, example.geometry.fov())
@@ -179,7 +184,7 @@ def example_of(name: str, digest: str) -> Example:
         (1, 1, 1), (1.0, 1.0, 1.0), (0.0, 0.0, 0.0), (1.0, 1.0, 1.0), (1, 1, 1), 0.0, 1.0
     )
     fov = np.ones((1, 1, 1), bool)
-    return Example(name, Path(name), frames, frames[:, 0, 0, 0], {}, fov, geometry, digest)
+    return Example(name, Path(name), frames, (0, 1), {}, fov, geometry, geometry, digest)
 
 
 def test_twins_of_testing_patients_are_dropped_and_named(tmp_path: Path, caplog):

@@ -1,3 +1,4 @@
+import dataclasses
 import itertools
 from pathlib import Path
 
@@ -6,7 +7,8 @@ import pytest
 from acdc_files import SIZE, config_of, write
 
 from mstg_jax.config import DataConfig
-from mstg_jax.data.pipeline import Example, load_examples, train_iterator
+from mstg_jax.data import stream
+from mstg_jax.data.pipeline import Example, load_examples
 
 
 @pytest.fixture(scope="module")
@@ -15,6 +17,10 @@ def examples(tmp_path_factory: pytest.TempPathFactory) -> list[Example]:
     write(tmp_path / "acdc", *range(6), shape=(7, 3, 14, 13), es=6, labels="all")
     training, validation = load_examples(config_of(tmp_path))
     return training + validation
+
+
+def train_iterator(examples: list[Example], *, augment: bool, **wanted):
+    return stream.train_iterator(examples, DataConfig(augment=augment), **wanted)
 
 
 def take(iterator, count: int) -> list[dict[str, np.ndarray]]:
@@ -36,6 +42,7 @@ def test_batches_have_the_promised_shapes_and_types(examples: list[Example]):
         "es": ((3, *SIZE), np.float32),
         "frames": ((3, 2, *SIZE), np.float32),
         "gammas": ((3, 2), np.float32),
+        "span": ((3, 2), np.float32),
         "labels_ed": ((3, *SIZE), np.uint8),
         "labels_es": ((3, *SIZE), np.uint8),
         "fov": ((3, *SIZE), np.bool_),
@@ -145,3 +152,56 @@ def test_any_number_of_shards_sees_the_same_batches(
     parts = zip(*(draw(12 // count, (i, count)) for i in range(count)), strict=True)
     joined = [{k: np.concatenate([p[k] for p in part]) for k in part[0]} for part in parts]
     assert same(joined, whole)
+
+
+def test_pairs_are_any_two_frames_in_either_direction(examples: list[Example]):
+    """Frames strictly between, at the right gammas, with labels where the ends have them."""
+    config = DataConfig(augment=False, pairs=0.999)
+    seen = set()
+    for batch in take(stream.train_iterator(examples, config, batch=1, seed=0, frames=2), 120):
+        example = examples[batch["patient"][0]]
+        where = {cycle.tobytes(): i for i, cycle in enumerate(np.asarray(example.cycle))}
+        first, last, *between = (
+            where[x.tobytes()] for x in (batch["ed"][0], batch["es"][0], *batch["frames"][0])
+        )
+        share, steps = batch["span"][0]
+        total = len(example.cycle)
+        assert share == np.float32(steps / total)
+        forwards = (last - first) % total == steps
+        direction = 1 if forwards else -1
+        assert (first + direction * steps) % total == last
+        moments = np.round(batch["gammas"][0] * steps).astype(int)
+        assert np.all((moments > 0) & (moments < steps))
+        assert between == [(first + direction * int(k)) % total for k in moments]
+        assert np.array_equal(batch["labels_ed"][0], example.cycle_labels[first])
+        seen.add((int(steps), forwards))
+    assert {steps for steps, _ in seen} == {2, 3, 4}
+    assert {forwards for _, forwards in seen} == {False, True}
+
+
+def test_pairs_do_not_cross_a_gap(examples: list[Example]):
+    gap = dataclasses.replace(examples[0], closing_step=3.0)
+    rng = np.random.default_rng(0)
+    for _ in range(50):
+        pair = stream.drawn(gap, 1, 0.999, rng)
+        assert abs(pair.first - pair.last) == pair.steps
+
+
+@pytest.mark.parametrize(("slices", "shown"), [(2, 2), (3, 3), (5, 3)])
+def test_own_slices_are_cut_or_padded(tmp_path: Path, slices: int, shown: int):
+    write(tmp_path / "acdc", 1, 2, shape=(5, 3, 16, 16), labels="all")
+    config = dataclasses.replace(config_of(tmp_path), depth="native", slices=slices, augment=False)
+    training, _ = load_examples(config)
+    starts = set()
+    for batch in take(stream.train_iterator(training, config, batch=1, seed=0), 20):
+        assert batch["ed"].shape == (1, slices, *SIZE[1:])
+        assert batch["labels_ed"].shape == batch["ed"].shape
+        whole = training[0].frames[0]
+        starts |= {
+            start
+            for start in range(4 - shown)
+            if np.array_equal(batch["ed"][0, :shown], whole[start : start + shown])
+        }
+        assert not batch["fov"][0, shown:].any()
+        assert not batch["ed"][0, shown:].any()
+    assert starts == set(range(4 - shown))

@@ -36,7 +36,10 @@ def batch_of(count: int) -> dict[str, np.ndarray]:
         "es": volume(*SIZE),
         "frames": volume(1, *SIZE),
         "gammas": volume(1),
+        "span": np.full((count, 2), 2.0, np.float32),
         "fov": np.ones((count, *SIZE), np.bool_),
+        "labels_ed": np.zeros((count, *SIZE), np.uint8),
+        "labels_es": np.zeros((count, *SIZE), np.uint8),
     }
 
 

@@ -1,6 +1,6 @@
 """Every setting of a run. Standard library only, so that --help is instant."""
 
-from mstg_jax.config.baselines import CGANConfig, R2NetConfig, UKANConfig
+from mstg_jax.config.baselines import CGANConfig, R2NetConfig, RegisterConfig, UKANConfig
 from mstg_jax.config.checks import SettingsError, UserError
 from mstg_jax.config.motion import MotionConfig
 from mstg_jax.config.presets import FULL_PRESETS, PRESETS, tiny
@@ -31,6 +31,7 @@ __all__ = [
     "OptimConfig",
     "Order",
     "R2NetConfig",
+    "RegisterConfig",
     "SettingsError",
     "TrainConfig",
     "UKANConfig",

@@ -3,7 +3,26 @@
 from dataclasses import dataclass
 from typing import Literal
 
-from mstg_jax.config.checks import positive
+from mstg_jax.config.checks import SettingsError, positive
+
+
+@dataclass(frozen=True)
+class RegisterConfig:
+    """Registration without a network: method register, and `sample.py --refine`."""
+
+    steps: int = 240
+    """Of Adam, for each frame."""
+    learning_rate: float = 0.1
+    """In voxels."""
+    smooth_weight: float = 0.2
+    """Weight of the displacement's mean squared gradient; the local correlation has weight 1."""
+    window: int = 9
+    """Of the local correlation, in voxels along each axis; an odd number."""
+
+    def check(self) -> None:
+        positive("register", self, "steps", "learning_rate", "window")
+        if self.window % 2 == 0:
+            raise SettingsError(f"register.window is {self.window}, but it must be odd")
 
 
 @dataclass(frozen=True)

@@ -2,10 +2,10 @@
 
 from dataclasses import replace
 
+from mstg_jax.config.motion import MotionConfig
 from mstg_jax.config.settings import (
     Config,
     DataConfig,
-    DiffusionConfig,
     ModelConfig,
     OptimConfig,
     TrainConfig,
@@ -22,6 +22,7 @@ def tiny(config: Config) -> Config:
             spacing=(6.0, 4.5, 4.5),
             phantom_patients=(4, 2),
             phantom_size=(6, 32, 32),
+            slices=4,
         ),
         model=replace(
             config.model,
@@ -30,6 +31,7 @@ def tiny(config: Config) -> Config:
             d_state=4,
             deformation_channels=(4, 4),
         ),
+        motion=replace(config.motion, channels=(4, 8), synthesis_channels=4, radius=1),
         diffusion=replace(config.diffusion, steps=50, frames=2, sampler_steps=2),
         r2net=replace(config.r2net, blocks=2),
         ukan=replace(
@@ -55,19 +57,26 @@ ACDC_SMALL = replace(
 BETWEEN = replace(
     ACDC_SMALL,
     method="between",
-    diffusion=DiffusionConfig(smooth_weight=1.0),
-    optim=replace(ACDC_SMALL.optim, learning_rate=1e-3),
+    data=DataConfig(size=(32, 96, 96), depth="native", pairs=0.15),
+    model=ModelConfig(channels=(8, 16, 32), mixer_stages=(2,)),
+    optim=replace(ACDC_SMALL.optim, learning_rate=1e-3, betas=(0.9, 0.99), ema=0.998),
 )
 # What a newcomer waits for: few patients, each of which comes twelve times, so no augmentation;
 # small networks, which compile fast; few steps.
 DEMO = replace(
     BETWEEN,
-    data=DataConfig(
-        size=(16, 64, 64), spacing=(6.0, 2.2, 2.2), augment=False, phantom_patients=(16, 4)
+    data=replace(
+        BETWEEN.data,
+        size=(16, 64, 64),
+        spacing=(6.0, 2.2, 2.2),
+        slices=10,
+        augment=False,
+        phantom_patients=(16, 4),
     ),
-    model=ModelConfig(channels=(8, 16, 32), mixer_stages=(2,), deformation_channels=(16, 32, 32)),
+    model=ModelConfig(channels=(8, 16, 24), mixer_stages=(2,)),
+    motion=MotionConfig(channels=(16, 24, 32), synthesis_channels=24),
     optim=replace(BETWEEN.optim, learning_rate=2e-3, warmup=30),
-    train=TrainConfig(steps=200, validate_every=100, save_every=100),
+    train=TrainConfig(steps=400, validate_every=200, save_every=200),
 )
 
 FULL_PRESETS: dict[str, tuple[str, Config]] = {

@@ -3,12 +3,22 @@
 from dataclasses import dataclass, field
 from typing import Literal
 
-from mstg_jax.config.baselines import CGANConfig, R2NetConfig, UKANConfig
+from mstg_jax.config.baselines import CGANConfig, R2NetConfig, RegisterConfig, UKANConfig
 from mstg_jax.config.checks import SettingsError, positive, share
 from mstg_jax.config.motion import MotionConfig
 
 MethodName = Literal[
-    "mstg", "between", "ddm", "direct", "voxelmorph", "r2net", "ukan", "cgan", "copy", "blend"
+    "mstg",
+    "between",
+    "ddm",
+    "direct",
+    "voxelmorph",
+    "r2net",
+    "ukan",
+    "cgan",
+    "register",
+    "copy",
+    "blend",
 ]
 Order = Literal["raster", "zigzag", "hilbert", "triaxis"]
 BranchName = Literal["spatial", "temporal"]
@@ -28,6 +38,18 @@ class DataConfig:
     """Voxel size of the model's grid, mm, as (d, h, w)."""
     size: tuple[int, int, int] = (32, 128, 128)
     """Voxels of the model's grid as (d, h, w); multiples of 16 with the default networks."""
+    depth: Literal["resampled", "native"] = "resampled"
+    """resampled: slices of the spacing above, interpolated. native: the patient's own slices, and
+    spacing and size along d only say on what grid frames are scored."""
+    slices: int = 8
+    """With depth native, slices of a training example: of patients with more, so many in a row;
+    with fewer, slices of zeros are added and masked."""
+    thickness: float = 10.0
+    """With depth native, the usual distance of slices in mm: networks halve depth where it is at
+    most twice the distance of voxels in plane."""
+    pairs: float = 0.0
+    """Share of the training examples that lie between any two frames of the cycle, in either
+    direction of time, instead of between ED and ES."""
     crop: Literal["centre", "heart"] = "centre"
     """What the crop is centred on: the image, or the heart (its labels, else what moves)."""
     percentiles: tuple[float, float] = (0.0, 100.0)
@@ -43,9 +65,17 @@ class DataConfig:
     """Native voxels (slices, h, w) of the phantom's files."""
     phantom_seed: int = 0
 
+    @property
+    def grid(self) -> tuple[tuple[int, int, int], tuple[float, float, float]]:
+        """Voxels and spacing in mm of what a network is trained on, (d h w)."""
+        if self.depth == "resampled":
+            return self.size, self.spacing
+        return (self.slices, *self.size[1:]), (self.thickness, *self.spacing[1:])
+
     def check(self) -> None:
         positive("data", self, "spacing", "size", "phantom_patients", "phantom_size")
-        share("data", self, "validation")
+        positive("data", self, "slices", "thickness")
+        share("data", self, "validation", "pairs")
         low, high = self.percentiles
         if not 0 <= low < high <= 100:
             raise SettingsError(
@@ -177,6 +207,7 @@ class Config:
     model: ModelConfig = field(default_factory=ModelConfig)
     diffusion: DiffusionConfig = field(default_factory=DiffusionConfig)
     motion: MotionConfig = field(default_factory=MotionConfig)
+    register: RegisterConfig = field(default_factory=RegisterConfig)
     r2net: R2NetConfig = field(default_factory=R2NetConfig)
     ukan: UKANConfig = field(default_factory=UKANConfig)
     cgan: CGANConfig = field(default_factory=CGANConfig)
@@ -192,8 +223,8 @@ class Config:
 
         Whether the networks of the method fit the grid says methods.make_method.
         """
-        networks = (self.model, self.diffusion, self.r2net, self.ukan, self.cgan)
-        for section in (self.data, *networks, self.optim, self.train):
+        methods = (self.motion, self.register, self.r2net, self.ukan, self.cgan)
+        for section in (self.data, self.model, self.diffusion, *methods, self.optim, self.train):
             section.check()
         if self.train.distributed and self.run is None:
             raise SettingsError("train.distributed needs --run: one folder that every process sees")

@@ -6,6 +6,14 @@ from typing import Any
 
 from mstg_jax.config.settings import Config
 
+BEFORE = {
+    "coarse": "motion.channels, the stages of the flows",
+    "residual": "motion.synthesis",
+    "frame_weight": "1, with motion.blend_weight and others relative to it",
+    "between": "always true; method register and voxelmorph need no frames between",
+}
+"""Settings of method between as it was, and what means the same now."""
+
 
 def to_json(config: Config) -> dict[str, Any]:
     """Plain values; `from_json` is the inverse."""
@@ -13,7 +21,8 @@ def to_json(config: Config) -> dict[str, Any]:
 
 
 def from_json(stored: dict[str, Any]) -> Config:
-    """Raises ValueError on a setting that this version does not know.
+    """Raises ValueError on a setting that this version does not know, and on a run of `between` as
+    it was before it had a pyramid: its weights fit no present network.
 
     Method `between` was once mstg with `motion.ends` both.
     """
@@ -33,6 +42,14 @@ def from_json(stored: dict[str, Any]) -> Config:
     motion = dict(stored.get("motion", {}))
     if motion.pop("ends", "ed") == "both" and stored.get("method") == "mstg":
         stored = stored | {"method": "between"}
+    if BEFORE.keys() & motion.keys():
+        if stored.get("method") == "between":
+            now = "; ".join(f"motion.{name} is now {means}" for name, means in BEFORE.items())
+            raise ValueError(
+                "a run of method between before it found motion from coarse to fine: its weights "
+                f"fit no present network. Train preset acdc-between anew ({now})"
+            )
+        motion = {}
     parts = {
         name: build(sections[name], value) if name in sections else value
         for name, value in (stored | {"motion": motion}).items()

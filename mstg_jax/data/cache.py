@@ -13,7 +13,7 @@ from mstg_jax.config import DataConfig
 from mstg_jax.data.folder import patient_files
 from mstg_jax.data.nifti import DataError
 
-CACHE_VERSION = 2
+CACHE_VERSION = 3
 """To be raised when the same files give other volumes."""
 
 
@@ -40,7 +40,8 @@ def cache_key(folder: Path, config: DataConfig) -> str:
 
     Raises DataError if a file cannot be read.
     """
-    settings = (CACHE_VERSION, config.spacing, config.size, config.crop, config.percentiles)
+    grid = (config.spacing, config.size, config.depth)
+    settings = (CACHE_VERSION, *grid, config.crop, config.percentiles)
     total = hashlib.sha256(json.dumps(settings).encode())
     for path in patient_files(folder):
         try:

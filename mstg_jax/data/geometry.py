@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
-from jaxtyping import Bool, Float, Float32, UInt8
+from jaxtyping import Bool, Float, Float32, Shaped, UInt8
 
 from mstg_jax.data.intensity import limits
 from mstg_jax.data.nifti import DataError
@@ -58,11 +58,13 @@ class Geometry:
         size: Size,
         crop: Literal["centre", "heart"],
         percentiles: tuple[float, float] = (0.0, 100.0),
+        depth: Literal["resampled", "native"] = "resampled",
     ) -> "Geometry":
         """Geometry of a patient on a grid of `size` voxels of `spacing` mm.
 
-        `percentiles` of ED's intensities become 0 and 1. Raises DataError if no voxel of the
-        model's grid falls inside the image, or both percentiles are one value.
+        With `depth` native its slices are the patient's own, all of them. `percentiles` of ED's
+        intensities become 0 and 1. Raises DataError if no voxel of the model's grid falls inside
+        the image, or both percentiles are one value.
         """
         ed = patient.frames[patient.ed]
         d, h, w = ed.shape
@@ -73,10 +75,14 @@ class Geometry:
                 "must not be empty"
             )
         image_centre = ((d - 1) / 2, (h - 1) / 2, (w - 1) / 2)
+        centre = heart_centre(patient) if crop == "heart" else image_centre
+        if depth == "native":
+            centre = (image_centre[0], centre[1], centre[2])
+            spacing, size = (patient.spacing[0], spacing[1], spacing[2]), (d, size[1], size[2])
         geometry = cls(
             native_shape=(d, h, w),
             native_spacing=patient.spacing,
-            centre=heart_centre(patient) if crop == "heart" else image_centre,
+            centre=centre,
             spacing=spacing,
             size=size,
             low=low,
@@ -112,6 +118,25 @@ class Geometry:
         """Labels to the model's grid, nearest neighbour, 0 outside the field of view."""
         return _pick(labels, self._native_coordinates()) * self.fov()
 
+    def along_depth(
+        self, volumes: Float32[np.ndarray, "*t d H W"], *, beyond: bool = False
+    ) -> Float32[np.ndarray, "*t D H W"]:
+        """`forward` along depth alone, of volumes that are on this grid in plane already; with
+        `beyond` the outer slices are repeated where there are none."""
+        (x, n), *_ = self._native_coordinates()
+        along = _linear(x, n) * (_within(x, n)[:, None] | beyond)
+        *lead, _, height, width = volumes.shape
+        out = along @ volumes.reshape(*lead, n, height * width)
+        return out.reshape(*lead, len(along), height, width)
+
+    def labels_along_depth(
+        self, labels: Shaped[np.ndarray, "*t d H W"]
+    ) -> Shaped[np.ndarray, "*t D H W"]:
+        """`forward_labels` along depth alone."""
+        (x, n), *_ = self._native_coordinates()
+        nearest = np.clip(np.floor(x + 0.5), 0, n - 1).astype(int)
+        return labels[..., nearest, :, :] * _within(x, n)[:, None, None]
+
     def fov(self) -> Bool[np.ndarray, "D H W"]:
         """Model voxels inside the image, which reaches from -0.5 to n - 0.5."""
         return _box(*(_within(x, n) for x, n in self._native_coordinates()))
@@ -131,6 +156,14 @@ class Geometry:
         native += self.low
         fill = np.float32(self.low) if background is None else background
         return np.where(self.covered(), native, fill)
+
+    def inverse_change(
+        self, change: Float32[np.ndarray, "*t D H W"]
+    ) -> Float32[np.ndarray, "*t d h w"]:
+        """Differences of intensities back to the native grid, 0 beyond the model's crop."""
+        native = _apply(change, self._inverse_matrices(LEAST_SQUARES_BELOW)) * self.covered()
+        native *= self.high - self.low
+        return native
 
     def inverse_labels(
         self, labels: UInt8[np.ndarray, "*t D H W"]

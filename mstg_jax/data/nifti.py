@@ -94,7 +94,17 @@ def read_labels(path: Path, ndim: int) -> Volume:
 def _read(
     path: Path, ndim: int
 ) -> tuple[nib.Nifti1Header, Shaped[np.ndarray, "*t d h w"], tuple[str, ...]]:
-    """The header as it stands, the voxels with the axes reversed, ([t] d h w), and notes.
+    """As `read_stored_voxels`, scaled."""
+    header, stored, notes = read_stored_voxels(path, ndim)
+    with np.errstate(all="ignore"):  # what is not finite is reported, not warned of
+        return header, np.asarray(apply_read_scaling(stored, *header.get_slope_inter())), notes
+
+
+def read_stored_voxels(
+    path: Path, ndim: int
+) -> tuple[nib.Nifti1Header, Shaped[np.ndarray, "*t d h w"], tuple[str, ...]]:
+    """The header as it stands, the voxels with the axes reversed, ([t] d h w), in the file's own
+    type and without its slope and intercept, and notes.
 
     Axes of one voxel beyond the third are left out. Raises DataError if this is no whole NIfTI file
     of integers or floats with a finite affine and `ndim` axes.
@@ -107,8 +117,8 @@ def _read(
         if offset < 0 or not shape or min(shape) < 1 or len(data) < end:
             raise ValueError(f"it holds {len(data)} bytes, shape {shape} of {dtype} takes {end}")
         stored = np.frombuffer(data, dtype, math.prod(shape), offset).reshape(shape, order="F")
-        with np.errstate(all="ignore"):  # what is not finite is reported, not warned of
-            voxels = np.asarray(apply_read_scaling(stored, *header.get_slope_inter()))
+        with np.errstate(all="ignore"):
+            header.get_slope_inter()
             affine = np.asarray(header.get_best_affine())
         if not np.isfinite(affine).all():
             raise ValueError(f"its affine is {affine.tolist()}")
@@ -127,7 +137,7 @@ def _read(
         notes += (f"{path.name}: {len(data) - end} bytes follow its voxels",)
     if int(header["bitpix"]) != 8 * dtype.itemsize:
         notes += (f"{path.name}: its header says {header['bitpix']} bits a voxel, but {dtype}",)
-    return header, voxels.reshape([shape[i] for i in (0, 1, 2, *long)], order="F").T, notes
+    return header, stored.reshape([shape[i] for i in (0, 1, 2, *long)], order="F").T, notes
 
 
 def _dtype(header: nib.Nifti1Header) -> np.dtype:

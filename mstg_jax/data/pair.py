@@ -1,5 +1,6 @@
-"""A patient from two files, without the ACDC layout."""
+"""A patient from files of single frames, without the ACDC layout."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -15,37 +16,46 @@ MSEC = 16
 
 
 def read_pair(ed: Path, es: Path, duration: float | None = None) -> Patient:
-    """A patient of two 3D files, ED and ES, without labels; named after ED's file.
+    """`read_keys` of ED and ES, duration ms apart."""
+    return read_keys((ed, es), duration)
 
-    ES is brought to ED's orientation. duration: ms from ED to ES; a 3D header cannot say it, and
-    what its fourth pixdim holds is the duration of a frame in the sequence that it was cut from.
-    Raises DataError listing every problem, also if the two are not on one grid.
+
+def read_keys(paths: Sequence[Path], duration: float | None = None) -> Patient:
+    """A patient of 3D files in the order of time, without labels; named after the first file.
+
+    The others are brought to its orientation. duration: ms from the first to the last; a 3D header
+    cannot say it, and what its fourth pixdim holds is the duration of a frame in the sequence that
+    it was cut from. Raises DataError listing every problem, also if they are not on one grid.
     """
-    ed, es = expanded(ed), expanded(es)
-    for path in (ed, es):
+    paths = [expanded(path) for path in paths]
+    for path in paths:
         if not path.is_file():
             raise DataError(f"{path}: no such file; a 3D NIfTI file is needed")
-    first, second = (read_image(path, 3) for path in (ed, es))
-    if problems := first.problems + second.problems:
+    first, *others = (read_image(path, 3) for path in paths)
+    if problems := [p for volume in (first, *others) for p in volume.problems]:
         raise DataError("\n".join(problems))
-    grid = Grid.of(first)
-    moved, notes = aligned(grid, second)
+    grid, frames = Grid.of(first), [first.voxels]
+    notes = [note for volume in (first, *others) for note in volume.notes] + list(grid.notes)
+    for other in others:
+        moved, found = aligned(grid, other)
+        frames.append(moved)
+        notes += found
     header = first.header
     header["pixdim"][4] = duration or 0.0
     header["xyzt_units"] = int(header["xyzt_units"]) % 8 + (MSEC if duration else 0)
     if not duration:
-        notes += ("the time from ED to ES is not known; --duration gives it in ms",)
+        notes.append("the time from ED to ES is not known; --duration gives it in ms")
     width, height, depth = (float(x) for x in grid.sizes)
     return Patient(
-        id=END.sub("", ed.name),
-        folder=ed.parent,
+        id=END.sub("", paths[0].name),
+        folder=paths[0].parent,
         group=None,
         ed=0,
-        es=1,
-        frames=np.stack([first.voxels, moved]),
+        es=len(frames) - 1,
+        frames=np.stack(frames),
         labels={},
         spacing=(depth, height, width),
         header=header,
         affine=np.asarray(header.get_best_affine()),
-        notes=first.notes + second.notes + grid.notes + notes + spikes(first.voxels),
+        notes=(*notes, *spikes(first.voxels)),
     )

@@ -1,14 +1,13 @@
-"""Patients to training batches: cached preprocessing, split by patient, augmentation, sharding."""
+"""Patients on the model's grid: cached preprocessing, split by patient."""
 
 import dataclasses
 import json
 import logging
 import shutil
 from collections import Counter
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from jaxtyping import Bool, Float32, UInt8
@@ -16,39 +15,63 @@ from jaxtyping import Bool, Float32, UInt8
 from mstg_jax.config import DataConfig
 from mstg_jax.data.acdc import find_patients, read_patient
 from mstg_jax.data.cache import cache_key, staged
+from mstg_jax.data.cycle import closing_step
 from mstg_jax.data.folder import expanded
 from mstg_jax.data.geometry import Geometry
 from mstg_jax.data.nifti import DataError
 from mstg_jax.data.patient import Patient
 from mstg_jax.files import writing
 
-if TYPE_CHECKING:
-    import grain
-
 log = logging.getLogger(__name__)
-UNKNOWN = 255
-"""Label of every voxel where a patient has no labels."""
 
 
 @dataclass(frozen=True, eq=False)
 class Example:
     """One preprocessed patient; the arrays are memory-mapped from the cache.
 
-    frames: ED to ES in time order, the geometry's range scaled to [0, 1], 0 outside the view.
-    gammas: time of each frame, 0 at ED to 1 at ES.
-    labels: position in the sequence -> labels; at least the first and the last, or empty.
+    cycle: every frame, the geometry's range scaled to [0, 1], 0 outside the view.
+    order: the frames from ED to ES in time order, round the end of the cycle if ES precedes ED.
+    cycle_labels: frame -> labels; at least those of ED and ES, or empty.
     fov: voxels of the model's grid that lie inside the patient's image.
+    resampled: the geometry with slices of the settings' spacing, on which frames are scored; the
+        same as `geometry` unless the slices are the patient's own.
     digest: hash of the native images.
+    closing_step: see data/cycle.py.
     """
 
     id: str
     folder: Path
-    frames: Float32[np.ndarray, "t D H W"]
-    gammas: Float32[np.ndarray, " t"]
-    labels: dict[int, UInt8[np.ndarray, "D H W"]]
+    cycle: Float32[np.ndarray, "n D H W"]
+    order: tuple[int, ...]
+    cycle_labels: dict[int, UInt8[np.ndarray, "D H W"]]
     fov: Bool[np.ndarray, "D H W"]
     geometry: Geometry
+    resampled: Geometry
     digest: str = ""
+    closing_step: float = 1.0
+
+    @property
+    def frames(self) -> Float32[np.ndarray, "t D H W"]:
+        """From ED to ES."""
+        first, last = self.order[0], self.order[-1]
+        return self.cycle[first : last + 1] if first < last else self.cycle[list(self.order)]
+
+    @property
+    def gammas(self) -> Float32[np.ndarray, " t"]:
+        """Time of each of `frames`, 0 at ED to 1 at ES."""
+        return np.linspace(0, 1, len(self.order), dtype=np.float32)
+
+    @property
+    def span(self) -> tuple[float, float]:
+        """From ED to ES: the share of the cycle, and the steps of time."""
+        steps = len(self.order) - 1
+        return steps / len(self.cycle), float(steps)
+
+    @property
+    def labels(self) -> dict[int, UInt8[np.ndarray, "D H W"]]:
+        """Position in `frames` -> labels; at least the first and the last, or empty."""
+        known = self.cycle_labels
+        return {i: known[frame] for i, frame in enumerate(self.order) if frame in known}
 
 
 def load_examples(config: DataConfig) -> tuple[list[Example], list[Example]]:
@@ -137,35 +160,40 @@ def _example(folder: Path, config: DataConfig) -> Example:
 
 def example_of(patient: Patient, config: DataConfig) -> Example:
     """A patient on the model's grid, in memory."""
-    geometry = Geometry.fit(patient, config.spacing, config.size, config.crop, config.percentiles)
-    sequence = patient.sequence
-    labels = {
-        position: geometry.forward_labels(patient.labels[frame])
-        for position, frame in enumerate(sequence)
-        if frame in patient.labels
-    }
+    geometry, resampled = (
+        Geometry.fit(patient, config.spacing, config.size, config.crop, config.percentiles, depth)
+        for depth in (config.depth, "resampled")
+    )
+    cycle, fov = geometry.forward(patient.frames), geometry.fov()
     return Example(
         id=patient.id,
         folder=patient.folder,
-        frames=geometry.forward(patient.frames[sequence]),
-        gammas=np.linspace(0, 1, len(sequence), dtype=np.float32),
-        labels=labels,
-        fov=geometry.fov(),
+        cycle=cycle,
+        order=tuple(patient.sequence),
+        cycle_labels={
+            frame: geometry.forward_labels(labels) for frame, labels in patient.labels.items()
+        },
+        fov=fov,
         geometry=geometry,
+        resampled=resampled,
         digest=patient.digest,
+        closing_step=closing_step(cycle, fov),
     )
 
 
 def _write_entry(entry: Path, folder: Path, config: DataConfig) -> None:
     example = example_of(read_patient(folder), config)
     meta = {
-        "frames": len(example.frames),
-        "labels": list(example.labels),
+        "frames": len(example.cycle),
+        "order": list(example.order),
+        "labels": list(example.cycle_labels),
         "geometry": dataclasses.asdict(example.geometry),
+        "resampled": dataclasses.asdict(example.resampled),
         "digest": example.digest,
+        "closing_step": example.closing_step,
     }
     # One file per patient, because a memory map holds a descriptor and systems allow as few as 256.
-    arrays = [example.frames, *example.labels.values(), example.fov]
+    arrays = [example.cycle, *example.cycle_labels.values(), example.fov]
     np.save(entry / "volumes.npy", np.concatenate([a.reshape(-1).view(np.uint8) for a in arrays]))
     (entry / "meta.json").write_text(json.dumps(meta), encoding="utf-8")
 
@@ -173,9 +201,7 @@ def _write_entry(entry: Path, folder: Path, config: DataConfig) -> None:
 def _read_entry(entry: Path, folder: Path) -> Example:
     """Raises what `_example` catches if the entry is missing or damaged."""
     meta = json.loads((entry / "meta.json").read_text(encoding="utf-8"))
-    lists = meta["geometry"].items()
-    fields: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in lists}
-    geometry = Geometry(**fields)
+    geometry, resampled = (_geometry(meta[name]) for name in ("geometry", "resampled"))
     raw = np.load(entry / "volumes.npy", mmap_mode="r")
     t, size = meta["frames"], geometry.size
     voxels = int(np.prod(size))
@@ -183,83 +209,17 @@ def _read_entry(entry: Path, folder: Path) -> Example:
     return Example(
         id=folder.name,
         folder=folder,
-        frames=raw[: 4 * t * voxels].view(np.float32).reshape(t, *size),
-        gammas=np.linspace(0, 1, t, dtype=np.float32),
-        labels=dict(zip(meta["labels"], volumes[:-1], strict=True)),
+        cycle=raw[: 4 * t * voxels].view(np.float32).reshape(t, *size),
+        order=tuple(meta["order"]),
+        cycle_labels=dict(zip(meta["labels"], volumes[:-1], strict=True)),
         fov=volumes[-1].view(np.bool_),
         geometry=geometry,
+        resampled=resampled,
         digest=meta["digest"],
+        closing_step=meta["closing_step"],
     )
 
 
-def train_iterator(
-    examples: Sequence[Example],
-    *,
-    batch: int,
-    seed: int,
-    frames: int = 1,
-    augment: bool,
-    shard: tuple[int, int] = (0, 1),
-    start: int = 0,
-) -> "grain.DatasetIterator[dict[str, np.ndarray]]":
-    """Endless batches, a function of the seed, from number `start` on; this shard's part of each.
-
-    One stream of examples, with the patients shuffled anew each epoch, is cut into batches, and
-    each batch evenly over the shards (index, count): all shards together see the same batches
-    whatever their number. batch: examples of a shard's part.
-
-    ed, es: float32 (b d h w); frames: float32 (b f d h w), strictly between ED and ES, sorted, at
-    gammas: float32 (b f); labels_ed, labels_es: uint8 (b d h w), 255 where a patient has none;
-    fov: bool (b d h w); patient: int32 (b), index into examples.
-    """
-    import grain  # Here because grain imports jax, and reading data should not wait for that.
-
-    index, count = shard
-
-    def load(i: int, rng: np.random.Generator) -> dict[str, np.ndarray]:
-        item = _sample(examples[i], frames, rng)
-        item = _augmented(item, rng) if augment else item
-        return item | {"patient": np.array(i, np.int32)}
-
-    dataset = (
-        grain.MapDataset.range(len(examples))
-        .seed(int(np.random.SeedSequence((seed, 0)).generate_state(1)[0]))
-        .shuffle()
-        .repeat()
-        .random_map(load)
-        .batch(batch, drop_remainder=True)  # else grain overflows on the length of an endless set
-        .slice(slice(start * count + index, None, count))
-    )
-    # The default of 500 volumes read ahead would fill the memory.
-    return iter(dataset.to_iter_dataset(grain.ReadOptions(num_threads=2, prefetch_buffer_size=4)))
-
-
-def _sample(example: Example, count: int, rng: np.random.Generator) -> dict[str, np.ndarray]:
-    last = len(example.frames) - 1
-    between = np.arange(1, last) if last > 1 else np.array([0, last])
-    chosen = np.sort(rng.choice(between, count, replace=count > len(between)))
-    unknown = np.full(example.fov.shape, UNKNOWN, np.uint8)
-    return {
-        "ed": example.frames[0],
-        "es": example.frames[last],
-        "frames": example.frames[chosen],
-        "gammas": example.gammas[chosen],
-        "labels_ed": example.labels.get(0, unknown),
-        "labels_es": example.labels.get(last, unknown),
-        "fov": example.fov,
-    }
-
-
-def _augmented(item: dict[str, np.ndarray], rng: np.random.Generator) -> dict[str, np.ndarray]:
-    """DDM's augmentation: flips of h and w and their transpose, each with probability 0.5."""
-    flip_h, flip_w, transpose = rng.random(3) < 0.5
-    _, height, width = item["ed"].shape
-
-    def apply(x: np.ndarray) -> np.ndarray:
-        if np.ndim(x) < 3:
-            return x
-        x = x[..., ::-1, :] if flip_h else x
-        x = x[..., ::-1] if flip_w else x
-        return x.swapaxes(-1, -2) if transpose and height == width else x
-
-    return {key: apply(value) for key, value in item.items()}
+def _geometry(stored: dict[str, Any]) -> Geometry:
+    fields: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in stored.items()}
+    return Geometry(**fields)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Literal
 from mstg_jax import files, runs
 from mstg_jax.cli import SampleData
 from mstg_jax.command import command, leave
-from mstg_jax.config import Config, SettingsError
+from mstg_jax.config import Config, MethodName, SettingsError
 
 if TYPE_CHECKING:
     from mstg_jax.evaluation.comparing.comparison import Contender
@@ -32,10 +32,17 @@ class Settings:
     """Folders of the runs; the newest checkpoint of each."""
     out: Path
     """Folder for the results."""
+    method: tuple[Literal["register"], ...] = ()
+    """Methods without training, each a row besides: register moves both ends to each frame's moment
+    until they look alike."""
     data: SampleData = field(default_factory=SampleData)
     protocol: Literal["resampled", "native"] = "resampled"
     """resampled: the runs' own grid, ED's range as 1 (DDM, MSTG). native: the patient's own grid in
     128 x 128 x 32, every frame's range as 1 (UVI-Net)."""
+    task: Literal["between", "upsample"] = "between"
+    """between: the frames from ED to ES, made of these two. upsample: whole cycles of which every
+    `factor`-th frame is kept, beside interpolation in time, linear and by a periodic spline."""
+    factor: tuple[int, ...] = (2, 4)
     likeness_threshold: float = 0.95
     """Correlation with a training frame from which a generated frame counts as a repetition."""
     seed: int = 0
@@ -60,6 +67,8 @@ def check(settings: Settings) -> None:
             f"--likeness-threshold is {settings.likeness_threshold}, a correlation; it must lie in "
             "(0, 1]"
         )
+    if not settings.factor or min(settings.factor) < 2:
+        raise SettingsError(f"--factor is {settings.factor}; each must be 2 or more")
     files.usable("--out", settings.out)
 
 
@@ -69,12 +78,24 @@ def evaluate(settings: Settings) -> None:
     from mstg_jax.evaluation import records
     from mstg_jax.evaluation.comparing.comparison import compare
     from mstg_jax.evaluation.showing.report import write_report
+    from mstg_jax.evaluation.upsampling import upsample, write
+    from mstg_jax.methods import TRIVIAL
     from mstg_jax.methods.platform import prepare
 
-    shared = next(iter(configs.values())).data
+    shared = replace(next(iter(configs.values())).data, depth="resampled")
     prepare(*configs.values())
-    contenders = load(configs)
+    contenders = load(configs, settings.method)
     training, validation = load_examples(shared)
+    if settings.task == "upsample":
+        made = upsample(
+            [c for c in contenders if c.name not in TRIVIAL],
+            validation,
+            settings.factor,
+            settings.seed,
+        )
+        with files.writing("--out", settings.out):
+            print(f"\n{write(settings.out, made)}\n\n{settings.out / 'upsample.png'}")
+        return
     log.info(f"{len(contenders)} methods, {len(validation)} patients, protocol {settings.protocol}")
     results = compare(
         contenders,
@@ -120,14 +141,16 @@ def read_configs(settings: Settings) -> dict[Path, Config]:
     return configs
 
 
-def load(configs: dict[Path, Config]) -> "list[Contender]":
-    """The runs, named after their folders, then `copy` and `blend`."""
+def load(configs: dict[Path, Config], untrained: Sequence[MethodName] = ()) -> "list[Contender]":
+    """The runs, named after their folders, then the untrained methods, `copy` and `blend`."""
+    from mstg_jax.data.pipeline import load_examples
     from mstg_jax.evaluation.comparing.comparison import Contender
     from mstg_jax.methods import TRIVIAL, make_method, new_model
     from mstg_jax.training.checkpoint import load_model
     from mstg_jax.training.state import parameter_count
 
-    taken = [run.resolve().name for run in configs] + [*TRIVIAL, "truth"]
+    others = (*untrained, *TRIVIAL)
+    taken = [run.resolve().name for run in configs] + [*others, "truth"]
     contenders = []
     for run, config in configs.items():
         method = make_method(config)
@@ -135,11 +158,16 @@ def load(configs: dict[Path, Config]) -> "list[Contender]":
         name = run.resolve().name
         name = name if taken.count(name) == 1 else str(run)
         count = parameter_count(model[1])
-        contenders.append(Contender(name, method, model, count, str(run), step))
+        own = load_examples(config.data)[1] if config.data.depth == "native" else []
+        patients = {example.id: example for example in own}
+        contenders.append(Contender(name, method, model, count, str(run), step, patients))
     any_config = next(iter(configs.values()))
-    for name in TRIVIAL:
+    native = load_examples(replace(any_config.data, depth="native"))[1] if untrained else []
+    slices = {example.id: example for example in native}
+    for name in others:
         method = make_method(replace(any_config, method=name))
-        contenders.append(Contender(name, method, new_model(method, seed=0)))
+        own = slices if name in untrained else {}
+        contenders.append(Contender(name, method, new_model(method, seed=0), patients=own))
     return contenders
 
 

@@ -14,10 +14,12 @@ from mstg_jax.data.export import write_flow, write_sequence
 from mstg_jax.data.pipeline import Example
 from mstg_jax.evaluation.scoring.protocol import warp_labels
 from mstg_jax.evaluation.showing.figures import animation, sequence_figure, slices_figure
-from mstg_jax.evaluation.showing.view import view_of
+from mstg_jax.evaluation.showing.view import heart_view, view_of
 from mstg_jax.methods.base import FrameSequence
 
 RESULTS = (
+    "cine.nii.gz",
+    "cycle.nii.gz",
     "sequence.nii.gz",
     "labels.nii.gz",
     "flow.nii.gz",
@@ -91,3 +93,16 @@ def draw(
     shown = {method: frames[method]} | ({} if truth is None else {"truth": truth})
     cut = {name: view.cut(volumes) for name, volumes in shown.items()}
     animation(folder / "animation.gif", cut, gammas, aspect=view.aspect, error=truth is not None)
+
+
+def draw_beat(
+    folder: Path,
+    method: str,
+    frames: Float32[np.ndarray, "t d h w"],
+    spacing: tuple[float, float, float],
+) -> None:
+    """animation.gif of frames on a patient's own grid that make a beat: its middle slice."""
+    view = heart_view(np.ones(frames.shape[1:], bool), None, spacing)
+    phases = np.linspace(0, 1, len(frames), endpoint=False, dtype=np.float32)
+    shown = {method: view.cut(frames)}
+    animation(folder / "animation.gif", shown, phases, aspect=view.aspect, whole=True)

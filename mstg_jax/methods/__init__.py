@@ -8,6 +8,7 @@ from mstg_jax.methods.direct import Direct
 from mstg_jax.methods.interpolation import TRIVIAL, Blend, Copy
 from mstg_jax.methods.mstg import Deform, ddm
 from mstg_jax.methods.r2net import LipschitzRegistration
+from mstg_jax.methods.register import Register
 from mstg_jax.methods.ukan import ukan
 from mstg_jax.methods.voxelmorph import VoxelMorph
 
@@ -22,9 +23,11 @@ def make_method(config: Config, *, quick: bool = False) -> Method:
     """
     method = _named(config, quick)
     multiples = tuple(2**n for n in method.halvings)
-    if any(n % m for n, m in zip(config.data.size, multiples, strict=True)):
+    size, _ = config.data.grid
+    if any(n % m for n, m in zip(size, multiples, strict=True)):
+        named = "data.slices and data.size" if config.data.depth == "native" else "data.size"
         raise SettingsError(
-            f"data.size is {config.data.size}, but the networks of {config.method} halve d, h, w "
+            f"{named} make a grid of {size}, but the networks of {config.method} halve d, h, w "
             f"{method.halvings} times: they must be multiples of {multiples}"
         )
     return method
@@ -35,7 +38,9 @@ def _named(config: Config, quick: bool) -> Method:
         case "mstg":
             return Deform(config.model, config.diffusion)
         case "between":
-            return Between(config.model, config.diffusion, config.motion)
+            _, spacing = config.data.grid
+            sections = config.model, config.diffusion, config.motion, config.register
+            return Between(*sections, spacing)
         case "ddm":
             return ddm(config.model, config.diffusion)
         case "direct":
@@ -48,6 +53,8 @@ def _named(config: Config, quick: bool) -> Method:
             return ukan(config.ukan, config.diffusion, quick=quick)
         case "cgan":
             return CGAN(config.cgan)
+        case "register":
+            return Register(config.register)
         case "copy":
             return Copy()
         case "blend":

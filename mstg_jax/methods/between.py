@@ -1,107 +1,171 @@
-"""Between: MSTG with motion from both ends. Frames are warped from ED and from ES, and blended.
+"""Between: MSTG with motion from both ends, first the motion, then the frame.
 
-The paper's MSTG (methods/mstg.py) warps ED alone. Here the denoiser's code drives two flows and a
-blending weight for every moment, after video interpolation (Jiang et al. 2018, CVPR, "Super
-SloMo") and UVI-Net (Kim et al. 2024, CVPR), and the frames between ED and ES, which the data has,
-supervise them. Items are flags of `motion`; frames at gamma 0 and 1 are ED and ES exactly.
+The paper's MSTG (methods/mstg.py) warps ED alone. Here both ends are moved to the frame's own
+moment by flows that are found from coarse to fine, each stage aligning what the one before it left
+(PWC-Net; Sun et al. 2018, CVPR), and a small network makes the frame of them (Super SloMo; Jiang et
+al. 2018, CVPR; UVI-Net; Kim et al. 2024, CVPR). The MSTG denoiser's features tell the flows what
+the ends alone do not show. The true frames between the ends supervise all of it, and the labels of
+ED and ES the flows. Items are flags of `motion`; frames at gamma 0 and 1 are the ends exactly.
 """
 
 from dataclasses import dataclass
-from typing import ClassVar, TypeAlias
+from typing import ClassVar
 
 import jax
 import numpy as np
 from jax import numpy as jnp
-from jaxtyping import Array, Float, PRNGKeyArray
+from jaxtyping import Array, Float, PRNGKeyArray, UInt8
 
-from mstg_jax.config import DiffusionConfig, ModelConfig, MotionConfig
-from mstg_jax.diffusion.process import q_sample, smoothness
+from mstg_jax.config import DiffusionConfig, ModelConfig, MotionConfig, RegisterConfig
+from mstg_jax.diffusion.process import local_ncc, q_sample, smoothness
 from mstg_jax.diffusion.schedule import make_schedule
-from mstg_jax.methods.base import Batch, Generated, Method, by_frame, every_axis
-from mstg_jax.models.between import BetweenNet
-from mstg_jax.shapes import Image
+from mstg_jax.methods.base import Batch, Ends, Generated, Method, by_frame
+from mstg_jax.methods.register import alignment, displacement
+from mstg_jax.models.between import BetweenNet, Motion
+from mstg_jax.models.plan import Plan, by_spacing
+from mstg_jax.models.rescale import gathered
+from mstg_jax.models.symmetry import Symmetry, symmetries
+from mstg_jax.models.warping import moved
+from mstg_jax.shapes import Flow, Image
 
-Moments: TypeAlias = Float[Array, " b"]
-AT_ES = 0.2  # share of the steps in which ES is the frame that supervises the flows
-AT_END = 0.5  # the same without frames in between; in all others it is ED
-CLEAN = 0.5  # share of the steps in which the denoiser sees ES itself, as when it generates
-ALONE = 0.2  # weight of each warped end beside the blended frame
+AT_END = 0.1  # share of the steps at gamma 1, where the flows alone have to reach the last end
+CLEAN = 0.5  # share of the steps in which the denoiser sees that end itself, as when it generates
+SMALLEST = 1e-4  # mean squared error of a blend of the ends below which an error counts no more
+STRUCTURES = 3  # labels 1, 2, 3
 
 
 @dataclass(frozen=True)
 class Between(Method):
+    """spacing: distances of the voxels in mm, (d h w), which decide what the networks halve."""
+
     model: ModelConfig
     diffusion: DiffusionConfig
     motion: MotionConfig
+    registration: RegisterConfig
+    spacing: tuple[float, float, float]
     deforms: ClassVar[bool] = True
 
     @property
+    def plan(self) -> Plan:
+        stages = len(self.motion.channels)
+        if self.motion.denoiser:
+            stages = max(stages, len(self.model.channels))
+        return by_spacing(self.spacing, stages)
+
+    @property
     def halvings(self) -> tuple[int, int, int]:
-        networks = max(len(self.model.channels), len(self.model.deformation_channels)) - 1
-        coarse = 2 if self.motion.coarse else 0  # it begins at half the size, with 2 stages or more
-        return every_axis(max(networks, coarse))
+        return self.plan.halvings
 
     def build(self, rng: np.random.Generator) -> BetweenNet:
-        return BetweenNet(self.model, self.motion, rng=rng)
+        return BetweenNet(self.model, self.motion, self.plan, rng=rng)
 
     def loss(
         self, model: BetweenNet, batch: Batch, key: PRNGKeyArray
     ) -> tuple[Float[Array, ""], dict[str, Float[Array, ""]]]:
-        """MSE(noise, code) + w MSE(frame) + w |grad flows|^2 at one of the frames in between.
+        """Errors of the frame, of the linear blend of the moved ends and of each of these, in units
+        of the error of a blend of the ends as they are; then what the flags weigh."""
+        config, fov = self.motion, batch["fov"].astype(batch["ed"].dtype)
+        key_end, key_denoiser = jax.random.split(key)
+        first, last = batch["ed"], batch["es"]
+        at_end = jax.random.bernoulli(key_end, AT_END, (first.shape[0],))
+        truth = jnp.where(_wide(at_end), last, batch["frames"][:, 0])
+        inside = batch["gammas"][:, 0]
+        gamma = jnp.where(at_end, 1.0, inside)
 
-        In some steps it is ES, which only the flows have to reach: they make the labels at ES.
-        Without `motion.between` it is ED in all others.
-        """
-        schedule = make_schedule(self.diffusion)
-        ed, es = (2 * batch[name] - 1 for name in ("ed", "es"))
-        key_t, key_noise, key_clean, key_end = jax.random.split(key, 4)
-        count = es.shape[0]
-        clean = jax.random.bernoulli(key_clean, CLEAN, (count,))
-        t = jnp.where(clean, 0, jax.random.randint(key_t, (count,), 0, self.diffusion.steps))
-        noise = jax.random.normal(key_noise, es.shape, es.dtype)
-        x_t = jnp.where(_wide(clean), es, q_sample(schedule, es, t, noise))
-        code = model.code(ed, es, x_t, t)
+        x_t, t, noise, clean = self._noised(last, key_denoiser)
+        pair, predicted = model.pair(first, last, batch["span"], x_t, t)
+        motion = model.motion(pair, gamma)
 
-        if self.motion.between:
-            share, other, moment = AT_ES, batch["frames"][:, 0], batch["gammas"][:, 0]
-        else:
-            share, other, moment = AT_END, batch["ed"], jnp.zeros(count)
-        at_es = jax.random.bernoulli(key_end, share, (count,))
-        truth = jnp.where(_wide(at_es), batch["es"], other)
-        gamma = jnp.where(at_es, 1.0, moment)
-        motion = model.motion(batch["ed"], batch["es"], code, gamma)
+        def error(image: Image, wanted: Image) -> Float[Array, " b"]:
+            return _mean(jnp.square(image - wanted) * fov) / jnp.maximum(_mean(fov), SMALLEST)
+
+        s = _wide(inside)
+        unit = error((1 - s) * first + s * last, batch["frames"][:, 0]) + SMALLEST
         parts = {
-            "noise": jnp.mean(jnp.where(_wide(clean), 0.0, jnp.square(noise - code))),
-            "frame": jnp.mean(jnp.square(motion.frame - truth)),
-            "ends": jnp.mean(jnp.square(motion.ed - truth) + jnp.square(motion.es - truth)),
-            "smooth": smoothness(motion.from_ed) + smoothness(motion.from_es),
+            "frame": jnp.mean(error(motion.frame, truth) / unit),
+            "blend": jnp.mean(error(motion.blend, truth) / unit),
+            "ends": jnp.mean((error(motion.first, truth) + error(motion.last, truth)) / unit),
         }
-        supervised = parts["frame"] + ALONE * parts["ends"]
-        total = (
-            parts["noise"]
-            + self.motion.frame_weight * supervised
-            + self.diffusion.smooth_weight * parts["smooth"]
-        )
+        weights = {"frame": 1.0, "blend": config.blend_weight, "ends": config.ends_weight}
+        if predicted is not None:
+            wrong = jnp.square(predicted - gathered(noise, model.factor))
+            parts["noise"] = jnp.mean(jnp.where(_wide(clean), 0.0, wrong))
+            weights["noise"] = config.noise_weight
+        if config.agree_weight:
+            window = (1 if self.plan.flat[0] else 9, 9, 9)
+            parts["agree"] = -local_ncc(motion.first * fov, motion.last * fov, window)
+            weights["agree"] = config.agree_weight
+        if config.label_weight:
+            parts["labels"] = label_loss(motion, batch["labels_ed"], batch["labels_es"])
+            weights["labels"] = config.label_weight
+        if config.smooth_weight:
+            parts["smooth"] = smoothness(motion.from_first) + smoothness(motion.from_last)
+            weights["smooth"] = config.smooth_weight
+        total = jnp.sum(jnp.stack([weights[name] * part for name, part in parts.items()]))
         return total, parts
 
-    def generate(
-        self,
-        model: BetweenNet,
-        ed: Image,
-        es: Image,
-        gammas: Float[Array, "b t"],
-        key: PRNGKeyArray,
-    ) -> Generated:
-        """One pass of the denoiser with x_t := ES, then one of the motion for each frame."""
-        del key  # nothing is drawn
-        scaled_ed, scaled_es = 2 * ed - 1, 2 * es - 1
-        code = model.code(scaled_ed, scaled_es, scaled_es, jnp.zeros(ed.shape[0], jnp.int32))
+    def _noised(self, image: Image, key: PRNGKeyArray) -> tuple[Image, Array, Image, Array]:
+        """What the denoiser sees of it in [-1, 1], its step, the noise, and whether it has none."""
+        schedule, count = make_schedule(self.diffusion), image.shape[0]
+        key_t, key_noise, key_clean = jax.random.split(key, 3)
+        clean = jax.random.bernoulli(key_clean, CLEAN, (count,))
+        t = jnp.where(clean, 0, jax.random.randint(key_t, (count,), 0, self.diffusion.steps))
+        noise = jax.random.normal(key_noise, image.shape, image.dtype)
+        image = 2 * image - 1
+        return jnp.where(_wide(clean), image, q_sample(schedule, image, t, noise)), t, noise, clean
 
-        def frame(gamma: Moments) -> tuple[Image, Array]:
-            motion = model.motion(ed, es, code, gamma)
-            return motion.frame, motion.from_ed
+    def generate(
+        self, model: BetweenNet, ends: Ends, gammas: Float[Array, "b t"], key: PRNGKeyArray
+    ) -> Generated:
+        """One pass over the ends with x_t := ES, then one of the motion for each frame."""
+        del key  # nothing is drawn
+        views = symmetries(ends.ed.shape[2:4]) if self.motion.symmetries else (Symmetry(),)
+        ed, es = (jnp.concatenate([v.turned(x) for v in views]) for x in (ends.ed, ends.es))
+        count, start = len(views), jnp.zeros(len(ed), jnp.int32)
+        span = jnp.tile(ends.span, (count, 1))
+        pair, _ = model.pair(ed, es, span, 2 * es - 1, start)
+
+        def frame(gamma: Float[Array, " b"]) -> tuple[Image, Flow]:
+            s = jnp.tile(gamma, count)
+            motion = model.motion(pair, s)
+            if self.motion.refine:
+                motion = model.motion(pair, s, self._refined(ed, es, motion, s))
+            frames = jnp.split(motion.frame, count)
+            flows = jnp.split(motion.from_first, count)
+            back = [v.back(x) for v, x in zip(views, frames, strict=True)]
+            moves = [v.flow_back(x) for v, x in zip(views, flows, strict=True)]
+            return jnp.mean(jnp.stack(back), 0), jnp.mean(jnp.stack(moves), 0)
 
         return Generated(*by_frame(frame, gammas))
+
+    def _refined(self, ed: Image, es: Image, motion: Motion, gamma: Float[Array, " b"]) -> Array:
+        start = motion.from_first[..., 1:], motion.from_last[..., 1:]
+        if not self.motion.in_plane:
+            start = motion.from_first, motion.from_last
+        how = alignment(self.registration, self.motion.refine)
+        return displacement(ed, es, gamma, how, start)
+
+
+def label_loss(
+    motion: Motion, first: UInt8[Array, "b d h w 1"], last: UInt8[Array, "b d h w 1"]
+) -> Float[Array, ""]:
+    """1 - Dice of the labels of both ends, each moved as its image is (after VoxelMorph;
+    Balakrishnan et al. 2019, IEEE TMI), mean over the structures; 0 where an end has no labels."""
+
+    def structures(labels: Array) -> Array:
+        kinds = jnp.arange(1, STRUCTURES + 1, dtype=labels.dtype)[None, None, None, None]
+        return (labels == kinds).astype(motion.frame.dtype)
+
+    a = moved(structures(first), motion.from_first)
+    b = moved(structures(last), motion.from_last)
+    both, each = (a * b).sum((1, 2, 3)), (a * a + b * b).sum((1, 2, 3))
+    known = (_mean(structures(first)) > 0) & (_mean(structures(last)) > 0)
+    missed = jnp.mean(1 - (2 * both + 1) / (each + 1), axis=-1)
+    return jnp.mean(jnp.where(known, missed, 0.0))
+
+
+def _mean(x: Array) -> Float[Array, " b"]:
+    return x.mean(tuple(range(1, x.ndim)))
 
 
 def _wide(x: Array) -> Array:

@@ -18,7 +18,16 @@ from jax import numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from mstg_jax.config import CGANConfig
-from mstg_jax.methods.base import Batch, Generated, Method, Turn, by_frame, conditions, every_axis
+from mstg_jax.methods.base import (
+    Batch,
+    Ends,
+    Generated,
+    Method,
+    Turn,
+    by_frame,
+    conditions,
+    every_axis,
+)
 from mstg_jax.models.cgan import Discriminator, Generator
 from mstg_jax.shapes import Image, Volume
 
@@ -78,8 +87,7 @@ class CGAN(Method):
     def generate(
         self,
         model: Adversaries,
-        ed: Image,
-        es: Image,
+        ends: Ends,
         gammas: Float[Array, "b t"],
         key: PRNGKeyArray,
     ) -> Generated:
@@ -87,7 +95,7 @@ class CGAN(Method):
         del key
 
         def frame(gamma: Float[Array, " b"]) -> Image:
-            return (model.generator(conditions(ed, es, gamma[:, None])[:, 0]) + 1) / 2
+            return (model.generator(conditions(ends.ed, ends.es, gamma[:, None])[:, 0]) + 1) / 2
 
         return Generated(by_frame(frame, gammas), None)
 

@@ -11,7 +11,7 @@ from mstg_jax.config import DiffusionConfig, ModelConfig
 from mstg_jax.diffusion.process import q_sample, target
 from mstg_jax.diffusion.samplers import reverse_diffusion
 from mstg_jax.diffusion.schedule import make_schedule
-from mstg_jax.methods.base import Batch, Frames, Generated, Method, conditions, every_axis
+from mstg_jax.methods.base import Batch, Ends, Frames, Generated, Method, conditions, every_axis
 from mstg_jax.models.denoiser import Denoiser
 from mstg_jax.shapes import Image, Steps
 
@@ -52,13 +52,13 @@ class Direct(Method):
     def generate(
         self,
         model: Denoiser,
-        ed: Image,
-        es: Image,
+        ends: Ends,
         gammas: Float[Array, "b t"],
         key: PRNGKeyArray,
     ) -> Generated:
         """Groups of `diffusion.frames`; a last group that is too short repeats its last gamma."""
         config, (batch, count) = self.diffusion, gammas.shape
+        shape = ends.ed.shape[1:]
         with jax.ensure_compile_time_eval():  # the sampler's steps depend on its values
             schedule = make_schedule(config)
         group = min(config.frames, count)
@@ -70,8 +70,8 @@ class Direct(Method):
             key_start, key_steps = jax.random.split(jax.random.fold_in(key, number))
             return reverse_diffusion(
                 schedule,
-                lambda x_t, t: _predict(model, x_t, t, ed, es, wanted),
-                jax.random.normal(key_start, (batch, group, *ed.shape[1:])),
+                lambda x_t, t: _predict(model, x_t, t, ends.ed, ends.es, wanted),
+                jax.random.normal(key_start, (batch, group, *shape)),
                 key_steps,
                 kind=config.prediction,
                 sampler=config.sampler,
@@ -79,7 +79,7 @@ class Direct(Method):
             )
 
         drawn = jax.lax.map(draw, (jnp.arange(len(groups)), groups))
-        frames = jnp.moveaxis(drawn, 0, 1).reshape(batch, -1, *ed.shape[1:])[:, :count]
+        frames = jnp.moveaxis(drawn, 0, 1).reshape(batch, -1, *shape)[:, :count]
         return Generated((frames + 1) / 2, None)
 
 

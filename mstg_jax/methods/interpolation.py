@@ -9,8 +9,7 @@ from jax import numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from mstg_jax.config import MethodName
-from mstg_jax.methods.base import Batch, Generated, Method, every_axis
-from mstg_jax.shapes import Image
+from mstg_jax.methods.base import Batch, Ends, Generated, Method, every_axis
 
 TRIVIAL: tuple[MethodName, ...] = ("copy", "blend")
 
@@ -42,13 +41,12 @@ class Copy(Trivial):
     def generate(
         self,
         model: nnx.Module,
-        ed: Image,
-        es: Image,
+        ends: Ends,
         gammas: Float[Array, "b t"],
         key: PRNGKeyArray,
     ) -> Generated:
-        del model, es, key
-        frames = jnp.broadcast_to(ed[:, None], (*gammas.shape, *ed.shape[1:]))
+        del model, key
+        frames = jnp.broadcast_to(ends.ed[:, None], (*gammas.shape, *ends.ed.shape[1:]))
         return Generated(frames, jnp.zeros((*frames.shape[:-1], 3)))
 
 
@@ -59,11 +57,10 @@ class Blend(Trivial):
     def generate(
         self,
         model: nnx.Module,
-        ed: Image,
-        es: Image,
+        ends: Ends,
         gammas: Float[Array, "b t"],
         key: PRNGKeyArray,
     ) -> Generated:
         del model, key
         weight = gammas[:, :, None, None, None, None]
-        return Generated((1 - weight) * ed[:, None] + weight * es[:, None], None)
+        return Generated((1 - weight) * ends.ed[:, None] + weight * ends.es[:, None], None)

@@ -14,7 +14,7 @@ from jaxtyping import Array, Float, PRNGKeyArray
 from mstg_jax.config import DiffusionConfig, ModelConfig
 from mstg_jax.diffusion.process import local_ncc, q_sample, smoothness
 from mstg_jax.diffusion.schedule import make_schedule
-from mstg_jax.methods.base import Batch, Generated, Method, by_frame, every_axis
+from mstg_jax.methods.base import Batch, Ends, Generated, Method, by_frame, every_axis
 from mstg_jax.models.deformation import DeformationNet, warp
 from mstg_jax.models.denoiser import MotionCoder
 from mstg_jax.shapes import Flow, Image
@@ -76,13 +76,13 @@ class Deform(Method):
     def generate(
         self,
         model: DeformableDiffusion,
-        ed: Image,
-        es: Image,
+        ends: Ends,
         gammas: Float[Array, "b t"],
         key: PRNGKeyArray,
     ) -> Generated:
         del key  # nothing is drawn: the code comes from one pass with x_t := ES
-        scaled_ed, scaled_es = 2 * ed - 1, 2 * es - 1
+        ed = ends.ed
+        scaled_ed, scaled_es = 2 * ed - 1, 2 * ends.es - 1
         start = jnp.zeros(ed.shape[0], jnp.int32)
         code = model.code(scaled_ed, scaled_es, scaled_es, start)
 

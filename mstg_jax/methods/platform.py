@@ -31,9 +31,10 @@ def prepare(*configs: Config) -> None:
     jax.config.update("jax_enable_x64", False)
     flags = os.environ.get("XLA_FLAGS", "")
     if "xla_backend_extra_options" not in flags:
-        # A tree of products, merged, computes its leaves again and again: ten times the step.
-        trees = any(config.model.scan == "associative" for config in configs)
-        extra = NOT_UNROLLED if trees else f"{MERGED},{NOT_UNROLLED}"
+        # A tree of products, merged, computes its leaves again and again: ten times the step. On
+        # what moves features XLA's compiler stops (jax 0.10.2: a check in symbolic_map.cc).
+        apart = any(c.model.scan == "associative" or c.method == "between" for c in configs)
+        extra = NOT_UNROLLED if apart else f"{MERGED},{NOT_UNROLLED}"
         os.environ["XLA_FLAGS"] = f"{flags} --xla_backend_extra_options={extra}".strip()
     if jax.config.values["jax_compilation_cache_dir"] is None:
         folder = Path(configs[0].data.cache).expanduser() / "programs"

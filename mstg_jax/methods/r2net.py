@@ -16,7 +16,7 @@ from jax import numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from mstg_jax.config import R2NetConfig
-from mstg_jax.methods.base import Batch, Generated, Method, by_frame, every_axis
+from mstg_jax.methods.base import Batch, Ends, Generated, Method, by_frame, every_axis
 from mstg_jax.models.deformation import warp
 from mstg_jax.models.r2net import ENCODER, R2Net
 from mstg_jax.shapes import Flow, Image
@@ -50,8 +50,7 @@ class LipschitzRegistration(Method):
     def generate(
         self,
         model: R2Net,
-        ed: Image,
-        es: Image,
+        ends: Ends,
         gammas: Float[Array, "b t"],
         key: PRNGKeyArray,
     ) -> Generated:
@@ -61,7 +60,8 @@ class LipschitzRegistration(Method):
         flows 0, v0, v1, ...; between two of them it is linear.
         """
         del key
-        flows = model(jnp.concatenate([ed, es], axis=-1))
+        ed = ends.ed
+        flows = model(jnp.concatenate([ed, ends.es], axis=-1))
         if self.config.frames == "scale":
             flows = flows[-1:]
         stops = jnp.stack([jnp.zeros_like(flows[0]), *flows], axis=1)  # (b s d h w 3)

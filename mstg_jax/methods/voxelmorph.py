@@ -15,7 +15,7 @@ from jaxtyping import Array, Float, PRNGKeyArray
 
 from mstg_jax.config import DiffusionConfig
 from mstg_jax.diffusion.process import local_ncc, smoothness
-from mstg_jax.methods.base import Batch, Generated, Method, by_frame, every_axis
+from mstg_jax.methods.base import Batch, Ends, Generated, Method, by_frame, every_axis
 from mstg_jax.models.deformation import DeformationNet, warp
 from mstg_jax.shapes import Flow, Image
 
@@ -49,14 +49,14 @@ class VoxelMorph(Method):
     def generate(
         self,
         model: DeformationNet,
-        ed: Image,
-        es: Image,
+        ends: Ends,
         gammas: Float[Array, "b t"],
         key: PRNGKeyArray,
     ) -> Generated:
         """frame(gamma) = ED warped by gamma times the flow."""
         del key
-        whole = model(jnp.concatenate([ed, es], axis=-1))
+        ed = ends.ed
+        whole = model(jnp.concatenate([ed, ends.es], axis=-1))
 
         def frame(gamma: Float[Array, " b"]) -> tuple[Image, Flow]:
             flow = gamma[:, None, None, None, None] * whole

@@ -1,78 +1,160 @@
-"""The network that moves both ends to a moment between them."""
+"""The network that moves two frames to a moment between them, and makes that moment's frame."""
 
 from typing import NamedTuple
 
-import jax
 import numpy as np
 from flax import nnx
 from jax import numpy as jnp
 from jaxtyping import Array, Float
 
 from mstg_jax.config import ModelConfig, MotionConfig
-from mstg_jax.models.deformation import DeformationNet, warp
-from mstg_jax.models.denoiser import MotionCoder
-from mstg_jax.models.layers import Downsample
-from mstg_jax.shapes import Flow, Image
+from mstg_jax.models.denoiser import Denoiser
+from mstg_jax.models.init import zeros
+from mstg_jax.models.layers import Linear
+from mstg_jax.models.plan import Plan
+from mstg_jax.models.pyramid import Encoder, Pyramid, reduced, scaled
+from mstg_jax.models.rescale import gathered
+from mstg_jax.models.synthesis import Synthesis
+from mstg_jax.models.warping import moved
+from mstg_jax.shapes import Flow, Image, Stage, Steps
 
-FLOWS = 6  # channels of the two flows, before the blending weight and the residual
 LOG_ODDS = 10.0  # at most, of an end in the blend
+USUAL_STEPS = 10.0
+"""Frames between two ends that networks see as 0, in octaves."""
+
+
+class Pair(NamedTuple):
+    """Two ends as the network knows them, once for all moments between them."""
+
+    ends: tuple[Image, Image]
+    features: tuple[list[Stage], list[Stage]]
+    codes: list[Stage | None]
+    span: Float[Array, "b 2"]
+    course: Float[Array, "b 2"] | None
 
 
 class Motion(NamedTuple):
-    """A moment between ED and ES: the frame, both ends moved there, and their flows (voxels)."""
+    """A moment: its frame, both ends moved there, their linear blend, and their flows (voxels)."""
 
     frame: Image
-    ed: Image
-    es: Image
-    from_ed: Flow
-    from_es: Flow
+    first: Image
+    last: Image
+    blend: Image
+    from_first: Flow
+    from_last: Flow
 
 
-class BetweenNet(MotionCoder):
-    """A denoiser whose code drives the motion; images are (b d h w 1) in [0, 1] but for `code`."""
+class BetweenNet(nnx.Module):
+    """Images are (b d h w 1) in [0, 1]."""
 
-    def __init__(self, config: ModelConfig, motion: MotionConfig, *, rng: np.random.Generator):
-        channels, outputs = config.deformation_channels, FLOWS + 1 + motion.residual
-        super().__init__(config, rng=rng)
-        self.half = Downsample(4, "average", rng=rng)
-        self.coarse = (
-            DeformationNet(channels[1:] if len(channels) > 2 else channels, ci=4, co=FLOWS, rng=rng)
-            if motion.coarse
+    def __init__(
+        self, config: ModelConfig, motion: MotionConfig, plan: Plan, *, rng: np.random.Generator
+    ):
+        channels, context = motion.channels, 4
+        axes, stages = 2 if motion.in_plane else 3, len(channels)
+        block, self.factor = int(np.prod(plan.factors[0])), plan.factors[0]
+        self.denoiser = (
+            Denoiser(3 * block, block, config, plan=plan.first(len(config.channels)), rng=rng)
+            if motion.denoiser
             else None
         )
-        self.deformation = DeformationNet(channels, ci=4, co=outputs, rng=rng)
         self.course = (
-            nnx.Param(jax.device_put(np.zeros(2, np.float32))) if motion.time_course else None
+            Linear(config.channels[-1], 2, init=zeros, rng=rng)
+            if motion.denoiser and motion.time_course
+            else None
+        )
+        plan = plan.first(stages)
+        self.encoder = Encoder(channels, plan, rng=rng)
+        self.pyramid = Pyramid(
+            channels,
+            [*(config.channels if motion.denoiser else ()), *[0] * stages][:stages],
+            context,
+            plan,
+            axes=axes,
+            radius=motion.radius,
+            bilateral=motion.bilateral,
+            rng=rng,
+        )
+        self.synthesis = (
+            Synthesis(motion.synthesis_channels, channels, context, plan, axes=axes, rng=rng)
+            if motion.synthesis
+            else None
         )
 
-    def motion(self, ed: Image, es: Image, code: Image, gamma: Float[Array, " b"]) -> Motion:
-        """The flows vanish at their own end, where the frame is that end exactly."""
-        s = self.progress(gamma)[:, None, None, None, None]
-        moment = jnp.broadcast_to(s, ed.shape)
-        start, finish = ed, es
-        flows = jnp.zeros((*ed.shape[:-1], FLOWS), ed.dtype)
-        if self.coarse is not None:
-            whole = jnp.concatenate([2 * ed - 1, 2 * es - 1, code, moment], axis=-1)
-            small = self.coarse(self.half(whole[:, None])[:, 0])
-            flows = 2 * jax.image.resize(small, flows.shape, "linear")
-            start, finish = warp(ed, s * flows[..., :3]), warp(es, (1 - s) * flows[..., 3:])
-        moved = jnp.concatenate([2 * start - 1, 2 * finish - 1, code, moment], axis=-1)
-        found = self.deformation(moved)
-        flows = flows + found[..., :FLOWS]
-        from_ed, from_es = s * flows[..., :3], (1 - s) * flows[..., 3:]
-        moved_ed, moved_es = warp(ed, from_ed), warp(es, from_es)
-        odds = jnp.exp(jnp.clip(found[..., FLOWS : FLOWS + 1], -LOG_ODDS, LOG_ODDS))
-        weight = s * odds / (1 - s + s * odds)  # of ES; s itself where the network says 0
-        frame = moved_ed + weight * (moved_es - moved_ed)
-        if found.shape[-1] > FLOWS + 1:
-            frame = frame + 4 * s * (1 - s) * found[..., FLOWS + 1 :]
-        return Motion(frame, moved_ed, moved_es, from_ed, from_es)
+    def pair(
+        self, first: Image, last: Image, span: Float[Array, "b 2"], x_t: Image, t: Steps
+    ) -> tuple[Pair, Stage | None]:
+        """What both ends give, and the denoiser's estimate of the noise in x_t, a noisy `last` in
+        [-1, 1], as blocks of voxels on the channels."""
+        both = self.encoder(jnp.concatenate([first, last]))
+        count = first.shape[0]
+        features = [x[:count] for x in both], [x[count:] for x in both]
+        codes: list[Stage | None] = [None] * len(both)
+        noise = course = None
+        if self.denoiser is not None:
+            seen = jnp.concatenate([2 * first - 1, 2 * last - 1, x_t], axis=-1)
+            found = self.denoiser.features(gathered(seen, self.factor)[:, None], t)
+            noise = self.denoiser.prediction(found[0])[:, 0]
+            codes = [*[x[:, 0] for x in found], *codes][: len(both)]
+            if self.course is not None:
+                course = self.course(found[-1].mean((1, 2, 3, 4)))
+        return Pair((first, last), features, codes, span, course), noise
 
-    def progress(self, gamma: Float[Array, " b"]) -> Float[Array, " b"]:
+    def motion(
+        self,
+        pair: Pair,
+        gamma: Float[Array, " b"],
+        more: Float[Array, "b d h w 2"] | None = None,
+    ) -> Motion:
+        """The flows vanish at their own end, where the frame is that end exactly.
+
+        more: a displacement in plane, of which either flow gets its share beside what is found.
+        """
+        s = self.progress(pair, gamma)
+        wide = s[:, None, None, None, None]
+        context = self.context(pair, s)
+        features, flows = self.pyramid(pair.features, pair.codes, context, wide)
+        a, b = (scaled(flow, self.factor) for flow in flows[0])
+        if more is not None:
+            axes = a.shape[-1]
+            more = jnp.pad(more, [(0, 0)] * 4 + [(axes - 2, 0)])
+            a, b = a + wide * more, b - (1 - wide) * more
+            flows = self._with(flows, more, wide)
+        first, last = (moved(x, f) for x, f in zip(pair.ends, (a, b), strict=True))
+        blend = first + wide * (last - first)
+        frame = blend
+        if self.synthesis is not None:
+            images = (first, last, *pair.ends)
+            found = self.synthesis(images, pair.features, flows, features[0], context)
+            odds = jnp.exp(jnp.clip(found[..., :1], -LOG_ODDS, LOG_ODDS))
+            weight = wide * odds / (1 - wide + wide * odds)  # of the last; s where it says 0
+            frame = first + weight * (last - first) + 4 * wide * (1 - wide) * found[..., 1:]
+        return Motion(frame, first, last, blend, in_space(a), in_space(b))
+
+    def _with(
+        self, flows: list[tuple[Stage, Stage]], more: Stage, s: Float[Array, "b 1 1 1 1"]
+    ) -> list[tuple[Stage, Stage]]:
+        found = []
+        for (a, b), factor in zip(flows, self.pyramid.factors, strict=True):
+            more = reduced(more, factor)
+            found.append((a + s * more, b - (1 - s) * more))
+        return found
+
+    def context(self, pair: Pair, s: Float[Array, " b"]) -> Float[Array, "b 4"]:
+        share, steps = pair.span[:, 0], pair.span[:, 1]
+        return jnp.stack([s, 1 - s, share, jnp.log2(steps / USUAL_STEPS)], axis=-1)
+
+    def progress(self, pair: Pair, gamma: Float[Array, " b"]) -> Float[Array, " b"]:
         """How far the motion is at gamma: 1 - (1 - gamma^a)^b, an S for a, b > 1 (Kumaraswamy
         1980); the identity at first."""
-        if self.course is None:
+        if pair.course is None:
             return gamma
-        a, b = jnp.exp(self.course[...])
+        a, b = jnp.exp(pair.course[:, 0]), jnp.exp(pair.course[:, 1])
         inside = jnp.clip(gamma, 1e-6, 1 - 1e-6)  # the powers' slopes are not finite at the ends
         return jnp.where((gamma > 0) & (gamma < 1), 1 - (1 - inside**a) ** b, gamma)
+
+
+def in_space(flow: Float[Array, "b d h w k"]) -> Flow:
+    """With no displacement along d where the flow lies in plane."""
+    missing = 3 - flow.shape[-1]
+    return jnp.pad(flow, [(0, 0)] * 4 + [(missing, 0)]) if missing else flow

@@ -22,7 +22,7 @@ from jaxtyping import Float
 from mstg_jax.models.recompute import after
 
 Input = Float[Array, "b d h w ci"]
-Kernel = Float[Array, "k k k ci co"]
+Kernel = Float[Array, "q k k ci co"]
 Output = Float[Array, "b e i v co"]
 Form = Callable[[Any, Any], Any]
 Gradients = Callable[[Any, Any, Any], tuple[Any, Any]]
@@ -76,10 +76,11 @@ def _gradients(form: Form, x: Array, kernel: Array, g: Array) -> tuple[Array, Ar
 def conv3d(x: Input, kernel: Kernel, *, stride: int = 1) -> Output:
     """Cross-correlation with p = (k - 1) // 2 zeros around, as torch's Conv3d(padding=p).
 
-    x (b d h w ci), kernel (k k k ci co); stride 1 with odd k, or 2 where d, h and w are even.
+    x (b d h w ci), kernel (k k k ci co), or (1 k k ci co) for each slice by itself; stride 1 with
+    odd k, or 2 where d, h and w are even.
     """
     if kernel.shape[0] == 1 and stride == 1:
-        return x @ kernel[0, 0, 0]
+        return x @ kernel[0, 0, 0] if kernel.shape[1] == 1 else _by_slice(x, kernel)
     return CONVOLUTIONS[stride](x, kernel)
 
 
@@ -98,6 +99,13 @@ def _conv2d(x: Array, kernel: Array, stride: int, padding: list[tuple[int, int]]
     return lax.conv_general_dilated(
         x, kernel, (stride,) * 2, padding, dimension_numbers=("NHWC", "HWIO", "NHWC")
     )
+
+
+def _by_slice(x: Array, kernel: Array) -> Array:
+    """Slices on the batch axis: a 2D convolution is fast on every platform."""
+    half = kernel.shape[1] // 2
+    y = _conv2d(x.reshape(-1, *x.shape[2:]), kernel[0], 1, [(half, half)] * 2)
+    return y.reshape(*x.shape[:-1], kernel.shape[-1])
 
 
 def _native(x: Array, kernel: Array, stride: int = 1) -> Array:

@@ -13,9 +13,11 @@ from mstg_jax.models.layers import (
     Downsample,
     GroupNorm,
     LinearAttention,
+    Spread,
     TimeEmbedding,
 )
 from mstg_jax.models.mstg import MSTG
+from mstg_jax.models.plan import Plan, alike
 from mstg_jax.models.recompute import recomputed
 from mstg_jax.shapes import Features, Image, Steps
 
@@ -23,16 +25,25 @@ from mstg_jax.shapes import Features, Image, Steps
 class Denoiser(nnx.Module):
     """x (b f d h w ci), t (b,) -> (b f d h w co).
 
-    d, h and w must be multiples of 2^(stages - 1). With mixer "none" and DDM's channels this is
-    DDM's network, parameter for parameter. A subclass may have another middle.
+    d, h and w must be multiples of 2^(stages - 1), or of what `plan` halves after its first stage,
+    which this network takes as full resolution. With mixer "none", DDM's channels and no plan this
+    is DDM's network, parameter for parameter. A subclass may have another middle.
     """
 
-    def __init__(self, ci: int, co: int, config: ModelConfig, *, rng: np.random.Generator):
+    def __init__(
+        self,
+        ci: int,
+        co: int,
+        config: ModelConfig,
+        *,
+        plan: Plan | None = None,
+        rng: np.random.Generator,
+    ):
         channels, last = config.channels, len(config.channels) - 1
-        self.config = config
+        self.config, self.plan = config, plan or alike(len(channels))
         module = partial(self.new_module, rng=rng)
         self.time = TimeEmbedding(config.time_dim, rng=rng)
-        self.stem = Conv3d(ci, channels[0], rng=rng)
+        self.stem = Conv3d(ci, channels[0], flat=self.plan.flat[0], rng=rng)
         width, kept = channels[0], [channels[0]]
         encoder, down = [], []
         for stage, co_stage in enumerate(channels):
@@ -43,7 +54,8 @@ class Denoiser(nnx.Module):
                 kept.append(width)
             encoder.append(nnx.List(modules))
             if stage < last:
-                down.append(Downsample(width, config.pooling, rng=rng))
+                factor = self.plan.factors[stage + 1]
+                down.append(Downsample(width, config.pooling, factor=factor, rng=rng))
                 kept.append(width)
         self.encoder, self.down = nnx.List(encoder), nnx.List(down)
 
@@ -58,12 +70,19 @@ class Denoiser(nnx.Module):
                 width = channels[stage]
             decoder.append(nnx.List(modules))
             if stage > 0:
-                up.append(Conv3d(width, width, resize="nearest", rng=rng))
+                up.append(self.new_upsampling(width, stage, rng=rng))
         self.decoder, self.up = nnx.List(decoder), nnx.List(up)
         self.norm = GroupNorm(width, config.groups)
-        self.out = Conv3d(width, co, rng=rng)
+        self.out = Conv3d(width, co, flat=self.plan.flat[0], rng=rng)
 
     def __call__(self, x: Features, t: Steps) -> Float[Array, "b f d h w co"]:
+        return self.prediction(self.features(x, t)[0])
+
+    def prediction(self, x: Features) -> Float[Array, "b f d h w co"]:
+        return self.out(nnx.silu(self.norm(x)))
+
+    def features(self, x: Features, t: Steps) -> list[Float[Array, "b f _ _ _ _"]]:
+        """What the decoder has at each stage, the finest first."""
         time = self.time(t)
         module = self.run_module
         x = self.stem(x)
@@ -78,17 +97,27 @@ class Denoiser(nnx.Module):
 
         x = self.run_middle(x, time)
 
+        found: list[Array] = []
         for stage, modules in enumerate(self.decoder):
             for m in modules:
                 if self.config.skips:
                     x = jnp.concatenate([x, kept.pop()], axis=-1)
                 x = module(m, x, time)
+            found.insert(0, x)
             if stage < len(self.up):
                 x = self.up[stage](x)
-        return self.out(nnx.silu(self.norm(x)))
+        return found
 
     def new_module(self, ci: int, co: int, stage: int, *, rng: np.random.Generator) -> MSTG:
-        return MSTG(ci, co, self.config, mixer=stage in self.config.mixer_stages, rng=rng)
+        mixer, flat = stage in self.config.mixer_stages, self.plan.flat[stage]
+        return MSTG(ci, co, self.config, mixer=mixer, flat=flat, rng=rng)
+
+    def new_upsampling(self, width: int, stage: int, *, rng: np.random.Generator) -> nnx.Module:
+        """From a stage to the next finer one."""
+        factor = self.plan.factors[stage]
+        if factor == (2, 2, 2):
+            return Conv3d(width, width, resize="nearest", rng=rng)
+        return Spread(width, factor=factor, rng=rng)
 
     def run_module(
         self, module: MSTG, x: Features, time: Float[Array, "b dim"]

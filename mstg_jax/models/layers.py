@@ -14,13 +14,14 @@ from jaxtyping import Array, Float
 from mstg_jax.config import SettingsError
 from mstg_jax.models.conv3d import conv3d, conv3d_nearest_twice, conv3d_transpose_twice
 from mstg_jax.models.init import Initializer, orthogonal
+from mstg_jax.models.rescale import Factor, gathered, scattered
 from mstg_jax.shapes import Features, Steps
 
 GROUP_NORM_EPSILON = 1e-5
 
 
 class Conv3d(nnx.Module):
-    """3D convolution over (*b d h w ci); kernel (k k k ci co).
+    """3D convolution over (*b d h w ci); kernel (k k k ci co), or (1 k k ci co) if `flat`.
 
     resize "keep" and "half" (stride 2) pad with zeros; "nearest" and "transpose" double d, h and w,
     by nearest neighbour before the convolution or by a transposed convolution.
@@ -33,12 +34,14 @@ class Conv3d(nnx.Module):
         *,
         rng: np.random.Generator,
         size: int = 3,
+        flat: bool = False,
         resize: Literal["keep", "half", "nearest", "transpose"] = "keep",
         use_bias: bool = True,
         init: Initializer = orthogonal,
     ):
         self.resize = resize
-        self.kernel = nnx.Param(jax.device_put(init(rng, (size, size, size, ci, co))))
+        depth = 1 if flat else size
+        self.kernel = nnx.Param(jax.device_put(init(rng, (depth, size, size, ci, co))))
         self.bias = nnx.Param(jax.device_put(np.zeros(co, np.float32))) if use_bias else None
 
     def __call__(self, x: Float[Array, "*b d h w ci"]) -> Float[Array, "*b e i v co"]:
@@ -126,12 +129,21 @@ class TimeEmbedding(nnx.Module):
 class ResidualBlock(nnx.Module):
     """GroupNorm-SiLU-conv, + Linear(SiLU(t)), GroupNorm-SiLU-conv, + skip (1x1x1 if c changes)."""
 
-    def __init__(self, ci: int, co: int, *, time_dim: int, groups: int, rng: np.random.Generator):
+    def __init__(
+        self,
+        ci: int,
+        co: int,
+        *,
+        time_dim: int,
+        groups: int,
+        flat: bool = False,
+        rng: np.random.Generator,
+    ):
         self.norm1 = GroupNorm(ci, groups)
-        self.conv1 = Conv3d(ci, co, rng=rng)
+        self.conv1 = Conv3d(ci, co, flat=flat, rng=rng)
         self.time = Linear(time_dim, co, rng=rng)
         self.norm2 = GroupNorm(co, groups)
-        self.conv2 = Conv3d(co, co, rng=rng)
+        self.conv2 = Conv3d(co, co, flat=flat, rng=rng)
         self.skip = Conv3d(ci, co, size=1, rng=rng) if ci != co else None
 
     def __call__(self, x: Features, time: Float[Array, "b dim"]) -> Float[Array, "b f d h w co"]:
@@ -165,17 +177,44 @@ class LinearAttention(nnx.Module):
 
 
 class Downsample(nnx.Module):
-    """Half of each spatial axis, by a strided convolution (DDM) or by pooling."""
+    """Each axis smaller by its factor, by a strided convolution (DDM) or by pooling.
+
+    Where the factors differ the convolution is one of each block of voxels by itself.
+    """
 
     def __init__(
-        self, channels: int, kind: Literal["conv", "average", "max"], *, rng: np.random.Generator
+        self,
+        channels: int,
+        kind: Literal["conv", "average", "max"],
+        *,
+        factor: Factor = (2, 2, 2),
+        rng: np.random.Generator,
     ):
-        self.kind = kind
-        self.conv = Conv3d(channels, channels, resize="half", rng=rng) if kind == "conv" else None
+        self.kind, self.factor = kind, factor
+        alike, width = factor == (2, 2, 2), math.prod(factor) * channels
+        strided, own = kind == "conv" and alike, kind == "conv" and not alike
+        self.conv = Conv3d(channels, channels, resize="half", rng=rng) if strided else None
+        self.blocks = Linear(width, channels, rng=rng) if own else None
 
     def __call__(self, x: Features) -> Float[Array, "b f e i v c"]:
         if self.conv is not None:
             return self.conv(x)
-        b, f, d, h, w, c = x.shape
-        blocks = x.reshape(b, f, d // 2, 2, h // 2, 2, w // 2, 2, c)
-        return (blocks.mean if self.kind == "average" else blocks.max)((3, 5, 7))
+        volumes = gathered(x.reshape(-1, *x.shape[2:]), self.factor)
+        if self.blocks is not None:
+            y = self.blocks(volumes)
+        else:
+            parts = volumes.reshape(*volumes.shape[:-1], -1, x.shape[-1])
+            y = (parts.mean if self.kind == "average" else parts.max)(-2)
+        return y.reshape(*x.shape[:2], *y.shape[1:])
+
+
+class Spread(nnx.Module):
+    """Each axis larger by its factor: a block of voxels from each one by itself."""
+
+    def __init__(self, channels: int, *, factor: Factor = (2, 2, 2), rng: np.random.Generator):
+        self.factor = factor
+        self.blocks = Linear(channels, math.prod(factor) * channels, rng=rng)
+
+    def __call__(self, x: Features) -> Float[Array, "b f e i v c"]:
+        y = scattered(self.blocks(x.reshape(-1, *x.shape[2:])), self.factor)
+        return y.reshape(*x.shape[:2], *y.shape[1:])

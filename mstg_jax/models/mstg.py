@@ -19,10 +19,19 @@ class MSTG(nnx.Module):
     """x (b f d h w ci), time (b dim) -> (b f d h w co); without a mixer, DDM's residual block."""
 
     def __init__(
-        self, ci: int, co: int, config: ModelConfig, *, mixer: bool, rng: np.random.Generator
+        self,
+        ci: int,
+        co: int,
+        config: ModelConfig,
+        *,
+        mixer: bool,
+        flat: bool = False,
+        rng: np.random.Generator,
     ):
-        self.local = ResidualBlock(ci, co, time_dim=config.time_dim, groups=config.groups, rng=rng)
-        self.mixer = make_mixer(co, config, rng=rng) if mixer else None
+        self.local = ResidualBlock(
+            ci, co, time_dim=config.time_dim, groups=config.groups, flat=flat, rng=rng
+        )
+        self.mixer = make_mixer(co, config, flat=flat, rng=rng) if mixer else None
 
     def __call__(self, x: Features, time: Float[Array, "b dim"]) -> Float[Array, "b f d h w co"]:
         local = self.local(x, time)
@@ -30,12 +39,12 @@ class MSTG(nnx.Module):
 
 
 def make_mixer(
-    channels: int, config: ModelConfig, *, rng: np.random.Generator
+    channels: int, config: ModelConfig, *, flat: bool = False, rng: np.random.Generator
 ) -> nnx.Module | None:
     """The global mixer that the configuration names."""
     if config.mixer == "attention":
         return LinearAttention(channels, heads=config.heads, groups=config.groups, rng=rng)
-    return MambaMixer(channels, config, rng=rng) if config.mixer == "mamba" else None
+    return MambaMixer(channels, config, flat=flat, rng=rng) if config.mixer == "mamba" else None
 
 
 class MambaMixer(nnx.Module):
@@ -45,7 +54,9 @@ class MambaMixer(nnx.Module):
     its local part.
     """
 
-    def __init__(self, channels: int, config: ModelConfig, *, rng: np.random.Generator):
+    def __init__(
+        self, channels: int, config: ModelConfig, *, flat: bool = False, rng: np.random.Generator
+    ):
         if not config.branches or channels % len(config.branches):
             raise SettingsError(
                 f"{len(config.branches)} branches do not divide {channels} channels: "
@@ -66,7 +77,7 @@ class MambaMixer(nnx.Module):
         )
         self.gate = Linear(channels, channels, rng=rng) if config.gate else None
         self.linear = Linear(channels, channels, rng=rng) if config.linear else None
-        self.rebuild = Conv3d(channels, channels, init=zeros, rng=rng)
+        self.rebuild = Conv3d(channels, channels, flat=flat, init=zeros, rng=rng)
 
     def __call__(self, x: Features) -> Features:
         subsets = jnp.split(self.norm(x), len(self.branches), axis=-1)

@@ -8,7 +8,9 @@ from mstg_jax.config import Config, SettingsError
 from mstg_jax.methods.base import Batch
 from mstg_jax.training.state import TrainState
 
-DEVICE_KEYS = ("ed", "es", "frames", "gammas", "fov")
+DEVICE_KEYS = ("ed", "es", "frames", "gammas", "span", "fov", "labels_ed", "labels_es")
+DTYPES = {"fov": np.bool_, "labels_ed": np.uint8, "labels_es": np.uint8}
+"""Of those that are not float32."""
 
 
 def make_mesh(batch: int) -> Mesh:
@@ -37,19 +39,22 @@ def to_device(batch: dict[str, np.ndarray], mesh: Mesh) -> Batch:
 
 def batch_shapes(config: Config, frames: int, mesh: Mesh) -> dict[str, jax.ShapeDtypeStruct]:
     """What `to_device` gives, before there is any data. frames: of a patient, Method.frames."""
-    volume = (*config.data.size, 1)
+    volume = (*config.data.grid[0], 1)
     shapes = {
         "ed": volume,
         "es": volume,
         "frames": (frames, *volume),
         "gammas": (frames,),
+        "span": (2,),
         "fov": volume,
+        "labels_ed": volume,
+        "labels_es": volume,
     }
     sharding = NamedSharding(mesh, PartitionSpec("data"))
     return {
         name: jax.ShapeDtypeStruct(
             (config.train.batch, *shape),
-            np.bool_ if name == "fov" else np.float32,
+            DTYPES.get(name, np.float32),
             sharding=sharding,
         )
         for name, shape in shapes.items()

@@ -7,6 +7,7 @@ from flax import nnx
 
 from mstg_jax.data.pipeline import Example
 from mstg_jax.evaluation.scoring.protocol import score_sequence
+from mstg_jax.evaluation.scoring.resampled import resampled_sequence, resampled_truth
 from mstg_jax.evaluation.scoring.scores import Score, average, known
 from mstg_jax.evaluation.showing.figures import validation_picture
 from mstg_jax.evaluation.showing.view import view_of
@@ -24,9 +25,15 @@ def validate(
     scores: list[Score] = []
     for example in examples:
         made = generate_sequence(
-            method, model, example.frames[0], example.frames[-1], example.gammas
+            method,
+            model,
+            example.frames[0],
+            example.frames[-1],
+            example.gammas,
+            span=example.span,
         )
-        scores.append(score_sequence(example, made))
+        truth = resampled_truth(example)
+        scores.append(score_sequence(truth, resampled_sequence(example, made)))
         if picture is not None and len(scores) == 1:
             view = view_of(example)
             title = f"{example.id}, {picture.stem}"

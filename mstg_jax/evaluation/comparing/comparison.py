@@ -3,9 +3,9 @@
 import logging
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, TypeAlias
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float32
@@ -16,19 +16,22 @@ from mstg_jax.evaluation.comparing.likeness import Likeness, Match, Matches, nea
 from mstg_jax.evaluation.comparing.statistics import Interval, PairedTest, interval, paired_tests
 from mstg_jax.evaluation.scoring.measures import MOTION, PSNR, QUALITY, SECONDS, TESTED, Metric
 from mstg_jax.evaluation.scoring.native import NATIVE, native_sequence, native_truth
-from mstg_jax.evaluation.scoring.protocol import Truth, score_sequence
+from mstg_jax.evaluation.scoring.protocol import score_sequence
+from mstg_jax.evaluation.scoring.resampled import resampled_sequence
 from mstg_jax.evaluation.scoring.scores import Quality, Score, known, mean_of, none_between
 from mstg_jax.methods import Method, generate_sequence
-from mstg_jax.methods.base import FRAMES_PER_PROGRAM, FrameSequence, Model
+from mstg_jax.methods.base import FRAMES_PER_PROGRAM, SLICES_PER_PROGRAM, FrameSequence, Model
 
 log = logging.getLogger(__name__)
 GAMMA_BINS = 5
-Fit: TypeAlias = Callable[[FrameSequence], FrameSequence]
 
 
 @dataclass(frozen=True, eq=False)
 class Contender:
-    """A method with its weights; `run` and `step` say where they come from, None for none."""
+    """A method with its weights; `run` and `step` say where they come from, None for none.
+
+    patients: those that are compared, by id, on the method's own grid where that is another one.
+    """
 
     name: str
     method: Method
@@ -36,10 +39,20 @@ class Contender:
     parameters: int = 0
     run: str | None = None
     step: int | None = None
+    patients: dict[str, Example] = field(default_factory=dict)
 
     def generate(self, example: Example, seed: int) -> FrameSequence:
-        ed, es = example.frames[0], example.frames[-1]
-        return generate_sequence(self.method, self.model, ed, es, example.gammas, seed)
+        """On the grid that is scored."""
+        return resampled_sequence(self.own(example), self.raw(example, seed))
+
+    def own(self, example: Example) -> Example:
+        return self.patients.get(example.id, example)
+
+    def raw(self, example: Example, seed: int) -> FrameSequence:
+        """On the method's own grid."""
+        own = self.own(example)
+        ed, es = own.frames[0], own.frames[-1]
+        return generate_sequence(self.method, self.model, ed, es, own.gammas, seed, own.span)
 
 
 @dataclass(frozen=True)
@@ -95,15 +108,20 @@ def compare(
     nearest training frames; the first contender is tested against the others."""
     scores: dict[str, list[Score]] = {c.name: [] for c in contenders}
     matches: dict[str, Matches] = {name: {} for name in ("truth", *scores)}
-    compiled: set[tuple[str, int]] = set()
+    compiled: set[tuple[str, int, int]] = set()
     for number, example in enumerate(validation, 1):
-        truth, fit = _judged(protocol, example)
+        patient = read_patient(example.folder) if protocol == NATIVE else None
+        truth = example if patient is None else native_truth(patient)
         compared = {"truth": np.asarray(example.frames[1:-1])}
         for contender in contenders:
             made, seconds = _timed(contender, example, seed, compiled)
-            score = replace(score_sequence(truth, fit(made), protocol), seconds=seconds)
+            own = contender.own(example)
+            on_grid = judged = resampled_sequence(own, made)
+            if patient is not None:
+                judged = native_sequence(patient, own.geometry, made)
+            score = replace(score_sequence(truth, judged, protocol), seconds=seconds)
             scores[contender.name].append(score)
-            compared[contender.name] = made.frames[1:-1]
+            compared[contender.name] = on_grid.frames[1:-1]
         for name, found in _nearest(compared, example, training).items():
             matches[name][example.id] = found
         psnr = ", ".join(f"{n} {PSNR.cell(PSNR.of(s[-1]))}" for n, s in scores.items())
@@ -135,15 +153,20 @@ def compare(
 
 
 def _timed(
-    contender: Contender, example: Example, seed: int, compiled: set[tuple[str, int]]
+    contender: Contender, example: Example, seed: int, compiled: set[tuple[str, int, int]]
 ) -> tuple[FrameSequence, float]:
     """The sequence and its seconds; programs that are new (see FRAMES_PER_PROGRAM) run before."""
-    program = (contender.name, -(-len(example.gammas) // FRAMES_PER_PROGRAM))
+    slices = len(contender.own(example).fov)
+    program = (
+        contender.name,
+        -(-len(example.gammas) // FRAMES_PER_PROGRAM),
+        -(-slices // SLICES_PER_PROGRAM),
+    )
     if program not in compiled:
-        contender.generate(example, seed)
+        contender.raw(example, seed)
         compiled.add(program)
     start = time.perf_counter()
-    made = contender.generate(example, seed)
+    made = contender.raw(example, seed)
     return made, time.perf_counter() - start
 
 
@@ -199,11 +222,3 @@ def typical(scores: Sequence[Score]) -> Score:
     middle of the list where none has frames between."""
     ranked = worst(scores, len(scores)) or scores
     return ranked[(len(ranked) - 1) // 2]
-
-
-def _judged(protocol: str, example: Example) -> tuple[Truth, Fit]:
-    """The truth under a protocol, and what brings a generated sequence to its grid."""
-    if protocol != NATIVE:
-        return example, lambda made: made
-    patient = read_patient(example.folder)
-    return native_truth(patient), lambda made: native_sequence(patient, example.geometry, made)

@@ -8,14 +8,14 @@ sets it. UVI-Net averages over frames; here a patient counts once, as in the oth
 padding flatters PSNR by several dB, so every metric is also taken inside the field of view.
 """
 
-from dataclasses import dataclass
 from typing import TypeAlias
 
 import numpy as np
-from jaxtyping import Bool, Float32, Shaped, UInt8
+from jaxtyping import Float32, Shaped
 
 from mstg_jax.data.acdc import Patient
 from mstg_jax.data.geometry import Geometry
+from mstg_jax.evaluation.scoring.protocol import Reference
 from mstg_jax.methods.base import FrameSequence
 
 NATIVE = "native"
@@ -23,21 +23,10 @@ SIZE = (32, 128, 128)
 Limits: TypeAlias = Float32[np.ndarray, "t 1 1 1"]
 
 
-@dataclass(frozen=True, eq=False)
-class NativeTruth:
-    """A patient's frames from ED to ES as this protocol scores them; a protocol.Truth."""
-
-    id: str
-    frames: Float32[np.ndarray, "t d h w"]
-    gammas: Float32[np.ndarray, " t"]
-    labels: dict[int, UInt8[np.ndarray, "d h w"]]
-    fov: Bool[np.ndarray, "d h w"]
-
-
-def native_truth(patient: Patient) -> NativeTruth:
+def native_truth(patient: Patient) -> Reference:
     sequence = patient.sequence
     frames = centred(patient.frames[sequence])
-    return NativeTruth(
+    return Reference(
         id=patient.id,
         frames=scaled(frames, *limits(frames)),
         gammas=np.linspace(0, 1, len(sequence), dtype=np.float32),

@@ -6,7 +6,7 @@ zero padding flatters PSNR by several dB.
 """
 
 import math
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Protocol, runtime_checkable
 
 import numpy as np
@@ -45,6 +45,17 @@ class Truth(Protocol):
     def labels(self) -> dict[int, UInt8[np.ndarray, "d h w"]]: ...
     @property
     def fov(self) -> Bool[np.ndarray, "d h w"]: ...
+
+
+@dataclass(frozen=True, eq=False)
+class Reference:
+    """A patient's frames from ED to ES on the grid of a protocol; a Truth."""
+
+    id: str
+    frames: Float32[np.ndarray, "t d h w"]
+    gammas: Float32[np.ndarray, " t"]
+    labels: dict[int, UInt8[np.ndarray, "d h w"]]
+    fov: Bool[np.ndarray, "d h w"]
 
 
 def score(

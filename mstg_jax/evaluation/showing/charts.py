@@ -10,6 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import PercentFormatter
 
 from mstg_jax.evaluation.comparing.comparison import Bin
+from mstg_jax.evaluation.comparing.statistics import Interval
 from mstg_jax.evaluation.scoring.measures import TESTED, Metric
 from mstg_jax.evaluation.scoring.scores import Score, known
 
@@ -84,6 +85,22 @@ def volume_chart(path: Path, methods: Mapping[str, Sequence[Score]]) -> Path | N
         axes.set(xlabel="γ (0 ED, 1 ES)")
         axes.yaxis.set_major_formatter(PercentFormatter(1))
     panels[0].set(ylabel="LV volume, share of ED's", ylim=(0, None))
+    return _save(figure, path)
+
+
+def phase_chart(path: Path, factors: Mapping[int, Mapping[str, Sequence[Interval]]]) -> Path:
+    """PSNR of methods over the phases of the cycle, a panel for each factor of upsampling."""
+    figure, panels = _panels(len(factors), width=3.6, sharey=True)
+    for axes, (factor, methods) in zip(panels, factors.items(), strict=True):
+        for i, (name, found) in enumerate(methods.items()):
+            phases = [(k + 0.5) / len(found) for k in range(len(found))]
+            style = {"ls": LINES[i % len(LINES)], "marker": "o", "ms": 3, "label": name}
+            axes.plot(phases, [f.mean for f in found], color=HUES[i % len(HUES)], **style)
+        axes.set(title=f"factor {factor}", xlabel="phase of the cycle, 0 at ED", xlim=(0, 1))
+    panels[0].set(ylabel="PSNR (dB)")
+    legend = panels[-1].legend(fontsize=8, frameon=False)
+    for text in legend.get_texts():
+        text.set_parse_math(False)
     return _save(figure, path)
 
 

@@ -128,8 +128,10 @@ def animation(
     *,
     aspect: float = 1.0,
     error: bool = False,
+    whole: bool = False,
 ) -> Path:
-    """A beating GIF, the sequences (View.cut) side by side: ED to ES and back in 1.5 s, for ever.
+    """A beating GIF, the sequences (View.cut) side by side: ED to ES and back in 1.5 s, for ever;
+    with `whole` the frames are a whole beat, and `gammas` their phases.
 
     The window is that of the sequence named `truth`, else of the first one; `error` adds the error
     map of every other sequence, and raises ValueError without a truth. `aspect` is that of View.
@@ -150,10 +152,11 @@ def animation(
     pictures = []
     for i, gamma in enumerate(gammas.tolist()):
         middle = _side_by_side([_indices(f[i], window[heat], size, heat) for _, f, heat in panels])
-        foot = _caption(f"ED (0) → ES (1): γ = {gamma:.2f}", head.shape[1])
+        text = f"phase {gamma:.2f}" if whole else f"ED (0) → ES (1): γ = {gamma:.2f}"
+        foot = _caption(text, head.shape[1])
         pictures.append(Image.fromarray(np.vstack([head, middle, foot]), mode="P"))
         pictures[-1].putpalette(palette())
-    beat = pictures + pictures[-2:0:-1]
+    beat = pictures if whole else pictures + pictures[-2:0:-1]
     # Browsers slow frames under 20 ms down; the format counts in 10 ms.
     duration = max(20, round(BEAT / len(beat), -1))
     options = {"save_all": True, "append_images": beat[1:], "loop": 0, "optimize": False}

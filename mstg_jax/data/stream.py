@@ -1,0 +1,154 @@
+"""Training batches: two ends and frames between them, drawn from the patients' cycles."""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+from jaxtyping import Bool, Float32, Int
+
+from mstg_jax.config import DataConfig
+from mstg_jax.data.cycle import CLOSED_BELOW
+from mstg_jax.data.pipeline import Example
+
+if TYPE_CHECKING:
+    import grain
+
+UNKNOWN = 255
+"""Label of every voxel where a frame has no labels."""
+LONGEST = 0.7
+"""Largest share of a cycle between two ends; from ED to ES are about 0.35, from ES to ED 0.65."""
+
+
+class Drawn(NamedTuple):
+    """Frames of a cycle: the ends, those between in the order of `gammas`, and the span in steps.
+
+    gammas: time between the ends, 0 at the first to 1 at the last.
+    """
+
+    first: int
+    last: int
+    between: Int[np.ndarray, " f"]
+    gammas: Float32[np.ndarray, " f"]
+    steps: int
+
+
+def train_iterator(
+    examples: Sequence[Example],
+    config: DataConfig,
+    *,
+    batch: int,
+    seed: int,
+    frames: int = 1,
+    shard: tuple[int, int] = (0, 1),
+    start: int = 0,
+) -> "grain.DatasetIterator[dict[str, np.ndarray]]":
+    """Endless batches, a function of the seed, from number `start` on; this shard's part of each.
+
+    One stream of examples, with the patients shuffled anew each epoch, is cut into batches, and
+    each batch evenly over the shards (index, count): all shards together see the same batches
+    whatever their number. batch: examples of a shard's part.
+
+    ed, es: the ends, float32 (b d h w), ED and ES or, in a share of config.pairs, any two frames of
+    the cycle; frames: float32 (b f d h w), strictly between them, sorted, at gammas: float32 (b f);
+    span: float32 (b 2), the share of the cycle between the ends and the steps of time; labels_ed,
+    labels_es: uint8 (b d h w), 255 where an end has none; fov: bool (b d h w); patient: int32 (b),
+    index into examples.
+    """
+    import grain  # Here because grain imports jax, and reading data should not wait for that.
+
+    index, count = shard
+
+    def load(i: int, rng: np.random.Generator) -> dict[str, np.ndarray]:
+        item = taken(examples[i], drawn(examples[i], frames, config.pairs, rng))
+        item = _augmented(item, rng) if config.augment else item
+        if config.depth == "native":
+            item = _of_depth(item, config.slices, rng)
+        return item | {"patient": np.array(i, np.int32)}
+
+    dataset = (
+        grain.MapDataset.range(len(examples))
+        .seed(int(np.random.SeedSequence((seed, 0)).generate_state(1)[0]))
+        .shuffle()
+        .repeat()
+        .random_map(load)
+        .batch(batch, drop_remainder=True)  # else grain overflows on the length of an endless set
+        .slice(slice(start * count + index, None, count))
+    )
+    # The default of 500 volumes read ahead would fill the memory.
+    return iter(dataset.to_iter_dataset(grain.ReadOptions(num_threads=2, prefetch_buffer_size=4)))
+
+
+def drawn(example: Example, count: int, pairs: float, rng: np.random.Generator) -> Drawn:
+    """ED and ES with `count` frames between or, in a share of `pairs`, two frames of the cycle at
+    least two steps apart, in either direction of time."""
+    order = example.order
+    if pairs > 0 and len(example.cycle) > 2 and rng.random() < pairs:
+        order = _piece(example, rng)
+    last = len(order) - 1
+    inside = np.arange(1, last) if last > 1 else np.array([0, last])
+    chosen = np.sort(rng.choice(inside, count, replace=count > len(inside)))
+    gammas = np.linspace(0, 1, last + 1, dtype=np.float32)[chosen]
+    return Drawn(order[0], order[last], np.array(order)[chosen], gammas, last)
+
+
+def _piece(example: Example, rng: np.random.Generator) -> tuple[int, ...]:
+    """Frames in time order or against it; across the end of the cycle where the cine covers it."""
+    total = len(example.cycle)
+    longest = min(total - 1, max(2, int(LONGEST * total)))
+    steps = int(rng.integers(2, longest + 1))
+    closed = example.closing_step < CLOSED_BELOW
+    start = int(rng.integers(total if closed else total - steps))
+    piece = tuple((start + k) % total for k in range(steps + 1))
+    return piece if rng.random() < 0.5 else piece[::-1]
+
+
+def taken(example: Example, pair: Drawn) -> dict[str, np.ndarray]:
+    """What was drawn, as an item of a batch; see `train_iterator`."""
+    unknown = np.full(example.fov.shape, UNKNOWN, np.uint8)
+    known, cycle = example.cycle_labels, example.cycle
+    return {
+        "ed": cycle[pair.first],
+        "es": cycle[pair.last],
+        "frames": cycle[pair.between],
+        "gammas": pair.gammas,
+        "span": np.array([pair.steps / len(cycle), pair.steps], np.float32),
+        "labels_ed": known.get(pair.first, unknown),
+        "labels_es": known.get(pair.last, unknown),
+        "fov": example.fov,
+    }
+
+
+def _augmented(item: dict[str, np.ndarray], rng: np.random.Generator) -> dict[str, np.ndarray]:
+    """DDM's augmentation: flips of h and w and their transpose, each with probability 0.5."""
+    flip_h, flip_w, transpose = rng.random(3) < 0.5
+    _, height, width = item["ed"].shape
+
+    def apply(x: np.ndarray) -> np.ndarray:
+        if np.ndim(x) < 3:
+            return x
+        x = x[..., ::-1, :] if flip_h else x
+        x = x[..., ::-1] if flip_w else x
+        return x.swapaxes(-1, -2) if transpose and height == width else x
+
+    return {key: apply(value) for key, value in item.items()}
+
+
+def _of_depth(
+    item: dict[str, np.ndarray], slices: int, rng: np.random.Generator
+) -> dict[str, np.ndarray]:
+    """As many slices in a row, or all of them and slices of zeros after them, out of view."""
+    spare = item["fov"].shape[0] - slices
+    start = int(rng.integers(spare + 1)) if spare > 0 else 0
+
+    def apply(x: np.ndarray) -> np.ndarray:
+        return padded(x[..., start : start + slices, :, :], slices) if np.ndim(x) >= 3 else x
+
+    return {key: apply(value) for key, value in item.items()}
+
+
+def padded(
+    x: Float32[np.ndarray, "*t d h w"] | Bool[np.ndarray, "*t d h w"] | np.ndarray, slices: int
+) -> np.ndarray:
+    """With slices of zeros after the last up to that many."""
+    missing = max(0, slices - x.shape[-3])
+    return np.pad(x, [(0, 0)] * (x.ndim - 3) + [(0, missing), (0, 0), (0, 0)])
