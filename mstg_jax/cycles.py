@@ -8,6 +8,7 @@ from jaxtyping import Float32
 from mstg_jax.config import DataConfig, SettingsError
 from mstg_jax.data.geometry import Geometry
 from mstg_jax.data.patient import Patient
+from mstg_jax.data.pipeline import geometry_of
 from mstg_jax.methods import Method
 from mstg_jax.methods.base import USUAL_SHARE, Model
 from mstg_jax.methods.cycle import fill, linear
@@ -19,27 +20,24 @@ FRAMES = 30
 def frames_at(
     method: Method,
     model: Model,
-    patient: Patient,
-    config: DataConfig,
+    frames: Float32[np.ndarray, "k d h w"],
+    geometry: Geometry,
     at: list[float],
     wanted: list[float],
     *,
     period: float | None,
     seed: int = 0,
 ) -> Float32[np.ndarray, "n d h w"]:
-    """Native frames at the wanted times; the patient's are keys at the times `at`, of which those
-    that are wanted come out as they are. Times in steps, as in methods/cycle.py.
+    """Native frames at the wanted times; `frames` are keys at the times `at`, of which those that
+    are wanted come out as they are. Times in steps, as in methods/cycle.py.
 
     The method changes what a blend of the two nearest keys, linear in time, shows: what its grid
     does not hold, between its voxels and beyond its crop, is blended.
     """
-    geometry = Geometry.fit(
-        patient, config.spacing, config.size, config.crop, config.percentiles, config.depth
-    )
-    keys = geometry.forward(patient.frames)
+    keys = geometry.forward(frames)
     made = fill(method, model, keys, at, wanted, period=period, seed=seed)
     change = geometry.inverse_change(made - linear(keys, at, wanted, period=period))
-    return linear(patient.frames, at, wanted, period=period) + change
+    return linear(frames, at, wanted, period=period) + change
 
 
 def denser(
@@ -59,7 +57,8 @@ def denser(
     at = [float(factor * i) for i in range(count)]
     period = float(factor * count) if closed else None
     wanted = [float(i) for i in range(total)]
-    return frames_at(method, model, patient, config, at, wanted, period=period, seed=seed)
+    grid = geometry_of(patient, config)
+    return frames_at(method, model, patient.frames, grid, at, wanted, period=period, seed=seed)
 
 
 def beat(
@@ -77,7 +76,8 @@ def beat(
     `closed`: the first key comes again after the last frame, else the last key is that frame."""
     period = float(count) if closed else None
     wanted = [float(i) for i in range(count)]
-    return frames_at(method, model, keys, config, at, wanted, period=period, seed=seed)
+    grid = geometry_of(keys, config)
+    return frames_at(method, model, keys.frames, grid, at, wanted, period=period, seed=seed)
 
 
 def placed(

@@ -37,7 +37,7 @@ ALLOWED = {
     "models": {"kernels", "config", "shapes"},
     "diffusion": {"config", "shapes"},
     "methods": {"models", "diffusion", "config", "shapes"},
-    "evaluation": {"methods", "data", "config", "shapes"},
+    "evaluation": {"cycles", "methods", "data", "config", "shapes"},
     "cycles": {"methods", "data", "config"},
     "training": {"evaluation", "methods", "data", "config", "shapes", "files", "console"},
     "bench": {"training", "methods", "models", "config", "files"},

@@ -1,32 +1,22 @@
 """Denser cines and whole beats, by sample.py as its users call it."""
 
-from dataclasses import replace
 from pathlib import Path
 
 import nibabel as nib
 import numpy as np
 import pytest
 from PIL import Image
+from untrained import write_untrained
 
 import sample
-from mstg_jax import runs
-from mstg_jax.config import PRESETS
 from mstg_jax.data.pipeline import data_root
-from mstg_jax.methods import make_method
-from mstg_jax.training.checkpoint import Checkpoints
-from mstg_jax.training.state import init_state, make_optimiser
 
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory) -> Path:
     """A folder with an untrained run, and the phantom of 24 frames."""
     folder = tmp_path_factory.mktemp("beats")
-    config = replace(PRESETS["demo-tiny"][1], method="voxelmorph", run=str(folder / "run"))
-    config = replace(config, data=replace(config.data, cache=str(folder)))
-    optimiser = make_optimiser(config.optim, config.train.steps)
-    structure, state = init_state(make_method(config), optimiser, 0)
-    with Checkpoints(runs.create(config), structure) as checkpoints:
-        checkpoints.save(state, config)
+    config = write_untrained(folder)
     data_root(config.data)
     return folder
 

@@ -45,7 +45,6 @@ def test_gaps_of_a_closed_and_of_an_open_cycle():
         ValueError, match=r"no two keys at \[0.0, 4.0, 8.0\] enclose the times \[9.0\]"
     ):
         gaps([0.0, 4.0, 8.0], TEN, None)
-    assert gaps([0.0, 1.0], [0.0, 0.25, 0.5, 0.75, 1.0], None, step=0.25)[0].span[1] == 4
 
 
 def test_keys_stay_what_they_are_and_blends_are_linear():

@@ -1,19 +1,16 @@
 """sample.py in this process: what it leaves in which folder, and what it says before it starts."""
 
 import shutil
-from dataclasses import replace
 from pathlib import Path
 
 import nibabel as nib
 import pytest
+from untrained import write_untrained
 
 import sample
 from mstg_jax import runs
-from mstg_jax.config import PRESETS, Config
+from mstg_jax.config import Config
 from mstg_jax.data.pipeline import data_root
-from mstg_jax.methods import make_method
-from mstg_jax.training.checkpoint import Checkpoints
-from mstg_jax.training.state import init_state, make_optimiser
 
 RESULTS = {"sequence.nii.gz", "animation.gif", "frames.png", "slices.png", "metrics.json"}
 
@@ -22,12 +19,7 @@ RESULTS = {"sequence.nii.gz", "animation.gif", "frames.png", "slices.png", "metr
 def place(tmp_path_factory) -> Path:
     """A folder with an untrained run, the phantom, and the phantom's patients as pairs of files."""
     folder = tmp_path_factory.mktemp("sampling")
-    config = replace(PRESETS["demo-tiny"][1], method="voxelmorph", run=str(folder / "run"))
-    config = replace(config, data=replace(config.data, cache=str(folder)))
-    optimiser = make_optimiser(config.optim, config.train.steps)
-    structure, state = init_state(make_method(config), optimiser, 0)
-    with Checkpoints(runs.create(config), structure) as checkpoints:
-        checkpoints.save(state, config)
+    config = write_untrained(folder)
     patients = sorted(data_root(config.data).glob("*/patient*"))
     for patient, pair in zip(patients, ("a/p1", "b/p1", "b/p2"), strict=False):
         (folder / pair).mkdir(parents=True)

@@ -5,7 +5,7 @@ import json
 import logging
 import shutil
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -158,12 +158,16 @@ def _example(folder: Path, config: DataConfig) -> Example:
     return _read_entry(entry, folder)
 
 
+def geometry_of(patient: Patient, config: DataConfig) -> Geometry:
+    return Geometry.fit(
+        patient, config.spacing, config.size, config.crop, config.percentiles, config.depth
+    )
+
+
 def example_of(patient: Patient, config: DataConfig) -> Example:
     """A patient on the model's grid, in memory."""
-    geometry, resampled = (
-        Geometry.fit(patient, config.spacing, config.size, config.crop, config.percentiles, depth)
-        for depth in (config.depth, "resampled")
-    )
+    geometry = geometry_of(patient, config)
+    resampled = geometry_of(patient, replace(config, depth="resampled"))
     cycle, fov = geometry.forward(patient.frames), geometry.fov()
     return Example(
         id=patient.id,

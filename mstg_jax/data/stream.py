@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
-from jaxtyping import Bool, Float32, Int
+from jaxtyping import Float32, Int
 
 from mstg_jax.config import DataConfig
 from mstg_jax.data.cycle import CLOSED_BELOW
@@ -141,14 +141,9 @@ def _of_depth(
     start = int(rng.integers(spare + 1)) if spare > 0 else 0
 
     def apply(x: np.ndarray) -> np.ndarray:
-        return padded(x[..., start : start + slices, :, :], slices) if np.ndim(x) >= 3 else x
+        if np.ndim(x) < 3:
+            return x
+        missing = [(0, 0)] * (x.ndim - 3) + [(0, max(0, -spare)), (0, 0), (0, 0)]
+        return np.pad(x[..., start : start + slices, :, :], missing)
 
     return {key: apply(value) for key, value in item.items()}
-
-
-def padded(
-    x: Float32[np.ndarray, "*t d h w"] | Bool[np.ndarray, "*t d h w"] | np.ndarray, slices: int
-) -> np.ndarray:
-    """With slices of zeros after the last up to that many."""
-    missing = max(0, slices - x.shape[-3])
-    return np.pad(x, [(0, 0)] * (x.ndim - 3) + [(0, missing), (0, 0), (0, 0)])

@@ -15,6 +15,7 @@ import numpy as np
 from jaxtyping import Float32
 from scipy.interpolate import CubicSpline
 
+from mstg_jax.cycles import frames_at
 from mstg_jax.data.acdc import read_patient
 from mstg_jax.data.pipeline import Example
 from mstg_jax.evaluation.as_json import strict
@@ -23,7 +24,7 @@ from mstg_jax.evaluation.comparing.statistics import Interval, interval
 from mstg_jax.evaluation.scoring.metrics import psnr
 from mstg_jax.evaluation.showing.charts import phase_chart
 from mstg_jax.evaluation.showing.tables import Table, markdown
-from mstg_jax.methods.cycle import fill, linear
+from mstg_jax.methods.cycle import linear
 
 log = logging.getLogger(__name__)
 LINEAR, SPLINE = "linear", "spline"
@@ -60,16 +61,12 @@ def upsample(
             kept = list(range(0, count, factor))
             wanted = [k for k in range(count) if k not in kept]
             at, times, period = [float(k) for k in kept], [float(k) for k in wanted], float(count)
-            blend = linear(real[kept], at, times, period=period)
-            made = {LINEAR: blend, SPLINE: _spline(real[kept], at, times, period)}
+            made = {LINEAR: linear(real[kept], at, times, period=period)}
+            made |= {SPLINE: _spline(real[kept], at, times, period)}
             for contender in contenders:
-                own = contender.own(example)
-                keys = np.asarray(own.cycle[kept])
-                method = contender.method, contender.model
-                frames = fill(*method, keys, at, times, period=period, seed=seed)
-                change = frames - linear(keys, at, times, period=period)
-                # What the model's grid does not resolve of the keys is blended, and not lost.
-                made[contender.name] = blend + own.geometry.inverse_change(change)
+                grid = contender.own(example).geometry
+                own = contender.method, contender.model, real[kept], grid
+                made[contender.name] = frames_at(*own, at, times, period=period, seed=seed)
             for name, frames in made.items():
                 for k, frame in zip(wanted, frames, strict=True):
                     phase = (k - patient.ed) % count / count

@@ -20,7 +20,6 @@ Flows = Float[Array, "b t d h w 3"]
 Model = tuple[nnx.GraphDef, nnx.State]
 Made = TypeVar("Made")
 FRAMES_PER_PROGRAM = 4
-SLICES_PER_PROGRAM = 4
 USUAL_SHARE = 0.38
 """Of the cycle from ED to ES: the mean of 52 patients of ACDC."""
 
@@ -165,13 +164,13 @@ def generate_sequence(
 ) -> FrameSequence:
     """The frames of one patient at `gammas`.
 
-    Their number is padded to a multiple of FRAMES_PER_PROGRAM, and slices are added up to what the
-    networks halve, so that patients with different numbers share compiled programs. span: see Ends;
-    by default as from ED to ES, with a step between the gammas.
+    Their number is padded to a multiple of FRAMES_PER_PROGRAM, so that patients with different
+    numbers share compiled programs, and slices of zeros are added up to what networks halve. span:
+    see Ends; by default as from ED to ES, with a step between the gammas.
     """
     count, slices = len(gammas), len(ed)
     padded = np.pad(gammas, (0, -count % FRAMES_PER_PROGRAM), mode="edge")
-    missing = -slices % max(SLICES_PER_PROGRAM, 2 ** method.halvings[0])
+    missing = -slices % 2 ** method.halvings[0]
     images = (np.pad(x, [(0, missing), (0, 0), (0, 0)])[None, ..., None] for x in (ed, es))
     known = np.array([span or (USUAL_SHARE, max(1, count - 1))], np.float32)
     ends = Ends(*(jnp.asarray(x) for x in (*images, known)))

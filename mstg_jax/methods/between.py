@@ -8,7 +8,7 @@ the ends alone do not show. The true frames between the ends supervise all of it
 ED and ES the flows. Items are flags of `motion`; frames at gamma 0 and 1 are the ends exactly.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import jax
@@ -20,7 +20,7 @@ from mstg_jax.config import DiffusionConfig, ModelConfig, MotionConfig, Register
 from mstg_jax.diffusion.process import local_ncc, q_sample, smoothness
 from mstg_jax.diffusion.schedule import make_schedule
 from mstg_jax.methods.base import Batch, Ends, Generated, Method, by_frame
-from mstg_jax.methods.register import alignment, displacement
+from mstg_jax.methods.register import displacement
 from mstg_jax.models.between import BetweenNet, Motion
 from mstg_jax.models.plan import Plan, by_spacing
 from mstg_jax.models.rescale import gathered
@@ -142,7 +142,7 @@ class Between(Method):
         start = motion.from_first[..., 1:], motion.from_last[..., 1:]
         if not self.motion.in_plane:
             start = motion.from_first, motion.from_last
-        how = alignment(self.registration, self.motion.refine)
+        how = replace(self.registration, steps=self.motion.refine)
         return displacement(ed, es, gamma, how, start)
 
 

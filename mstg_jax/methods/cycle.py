@@ -27,12 +27,10 @@ class Gap(NamedTuple):
     span: tuple[float, float]
 
 
-def gaps(
-    at: Sequence[float], wanted: Sequence[float], period: float | None, step: float = 1.0
-) -> list[Gap]:
+def gaps(at: Sequence[float], wanted: Sequence[float], period: float | None) -> list[Gap]:
     """The gaps that wanted times lie in.
 
-    at: times of the keys, increasing; step: the time between frames. period: the cycle's length,
+    at: times of the keys, increasing, in steps from frame to frame. period: the cycle's length,
     after whose end the first key comes again; None where it does not. Raises ValueError for a
     wanted time that no two keys enclose.
     """
@@ -45,8 +43,8 @@ def gaps(
         if own:
             length = end - start
             gammas = np.array([(wanted[i] - start) / length for i in own], np.float32)
-            share = min(1.0, length / (period or step * USUAL_CYCLE))
-            found.append(Gap(first, last, own, gammas, (share, max(2.0, length / step))))
+            share = min(1.0, length / (period or USUAL_CYCLE))
+            found.append(Gap(first, last, own, gammas, (share, max(2.0, length))))
             seen |= {wanted[i] for i in own}
     if missing := [time for time in wanted if time not in seen]:
         raise ValueError(f"no two keys at {list(at)} enclose the times {missing}")
@@ -61,7 +59,6 @@ def fill(
     wanted: Sequence[float],
     *,
     period: float | None = None,
-    step: float = 1.0,
     seed: int = 0,
 ) -> Volumes:
     """Frames at the wanted times, on the keys' grid: a key itself at its own time, else generated
@@ -71,7 +68,7 @@ def fill(
         ends = keys[gap.first], keys[gap.last]
         return generate_sequence(method, model, *ends, gap.gammas, seed, gap.span).frames
 
-    return _filled(keys, at, wanted, gaps(at, wanted, period, step), make)
+    return _filled(keys, at, wanted, gaps(at, wanted, period), make)
 
 
 def linear(

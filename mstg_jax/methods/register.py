@@ -5,7 +5,7 @@ patient in hand.
 """
 
 from dataclasses import dataclass
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar
 
 import jax
 import optax
@@ -14,7 +14,7 @@ from jax import numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from mstg_jax.config import RegisterConfig
-from mstg_jax.diffusion.process import Window, local_ncc
+from mstg_jax.diffusion.process import local_ncc
 from mstg_jax.methods.base import Ends, Generated, by_frame
 from mstg_jax.methods.interpolation import Trivial
 from mstg_jax.models.between import in_space
@@ -27,25 +27,16 @@ times as far apart."""
 GRIDS = 3
 
 
-class Alignment(NamedTuple):
-    """How two images are brought together: Adam on the local correlation and the flow's smoothness,
-    with `steps` in all, shared out evenly over the grids from coarse to fine."""
-
-    steps: int
-    learning_rate: float
-    smooth_weight: float
-    window: Window
-
-
 def displacement(
     first: Image,
     last: Image,
     s: Float[Array, " b"],
-    how: Alignment,
+    how: RegisterConfig,
     start: tuple[Stage, Stage] | None = None,
 ) -> Float[Array, "b d h w 2"]:
     """u in plane (h w), voxels, such that first(x + s u) and last(x - (1 - s) u) look alike.
 
+    how.steps are shared out evenly over the grids of control points, from coarse to fine.
     start: flows of both ends that are there already and to which s u and -(1 - s) u are added. The
     local correlation is that of DDM's loss; u lies on control points, linear between them, and is
     found symmetrically at the moment itself (Avants et al. 2008, Med Image Anal, "SyN").
@@ -69,7 +60,9 @@ def displacement(
         z = moved(last, before[1] - (1 - wide) * v)
         slopes = (jnp.diff(u, axis=axis) for axis in (1, 2, 3) if u.shape[axis] > 1)
         rough = jnp.stack([jnp.mean(jnp.square(slope)) for slope in slopes])
-        return how.smooth_weight * jnp.sum(rough) - local_ncc(a, z, how.window)
+        return how.smooth_weight * jnp.sum(rough) - local_ncc(
+            a, z, (how.window, how.window, how.window)
+        )
 
     for grid in range(1, GRIDS + 1):
 
@@ -98,22 +91,11 @@ class Register(Trivial):
         key: PRNGKeyArray,
     ) -> Generated:
         del model, key
-        config = self.config
-        how = alignment(config, config.steps)
 
         def frame(gamma: Float[Array, " b"]) -> tuple[Image, Array]:
             s = gamma[:, None, None, None, None]
-            u = displacement(ends.ed, ends.es, gamma, how)
+            u = displacement(ends.ed, ends.es, gamma, self.config)
             first, last = moved(ends.ed, s * u), moved(ends.es, (s - 1) * u)
             return first + s * (last - first), in_space(s * u)
 
         return Generated(*by_frame(frame, gammas))
-
-
-def alignment(config: RegisterConfig, steps: int) -> Alignment:
-    return Alignment(
-        steps,
-        config.learning_rate,
-        config.smooth_weight,
-        (config.window, config.window, config.window),
-    )

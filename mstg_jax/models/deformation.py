@@ -17,17 +17,15 @@ SLOPE = 0.2
 
 
 class DeformationNet(nnx.Module):
-    """A U-Net from (b d h w ci), source and code, to a displacement field in voxels (b d h w co).
+    """A U-Net from (b d h w 2), source and code, to a displacement field in voxels (b d h w 3).
 
     DDM's registration net (after VoxelMorph): `channels` are the encoder's, each after the first at
     half the size before. d, h and w must be multiples of 2^(len(channels) - 1).
     """
 
-    def __init__(
-        self, channels: tuple[int, ...], *, ci: int = 2, co: int = 3, rng: np.random.Generator
-    ):
+    def __init__(self, channels: tuple[int, ...], *, rng: np.random.Generator):
         conv = partial(Conv3d, init=normal(0.02), rng=rng)
-        widths = (ci, *channels)
+        widths = (2, *channels)
         self.encoder = nnx.List(
             [
                 conv(before, after, resize="half" if stage else "keep")
@@ -43,9 +41,9 @@ class DeformationNet(nnx.Module):
             self.up.append(conv(width, width, resize="transpose"))
             self.decoder.append(conv(channels[stage] + width, out))
             width = out
-        self.out = conv(narrow, co)
+        self.out = conv(narrow, 3)
 
-    def __call__(self, x: Volume) -> Float[Array, "b d h w co"]:
+    def __call__(self, x: Volume) -> Flow:
         activate = partial(nnx.leaky_relu, negative_slope=SLOPE)
         kept = []
         for conv in self.encoder:

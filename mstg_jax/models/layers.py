@@ -211,7 +211,7 @@ class Downsample(nnx.Module):
 class Spread(nnx.Module):
     """Each axis larger by its factor: a block of voxels from each one by itself."""
 
-    def __init__(self, channels: int, *, factor: Factor = (2, 2, 2), rng: np.random.Generator):
+    def __init__(self, channels: int, *, factor: Factor, rng: np.random.Generator):
         self.factor = factor
         self.blocks = Linear(channels, math.prod(factor) * channels, rng=rng)
 

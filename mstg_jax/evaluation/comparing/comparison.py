@@ -20,7 +20,7 @@ from mstg_jax.evaluation.scoring.protocol import score_sequence
 from mstg_jax.evaluation.scoring.resampled import resampled_sequence
 from mstg_jax.evaluation.scoring.scores import Quality, Score, known, mean_of, none_between
 from mstg_jax.methods import Method, generate_sequence
-from mstg_jax.methods.base import FRAMES_PER_PROGRAM, SLICES_PER_PROGRAM, FrameSequence, Model
+from mstg_jax.methods.base import FRAMES_PER_PROGRAM, FrameSequence, Model
 
 log = logging.getLogger(__name__)
 GAMMA_BINS = 5
@@ -157,11 +157,7 @@ def _timed(
 ) -> tuple[FrameSequence, float]:
     """The sequence and its seconds; programs that are new (see FRAMES_PER_PROGRAM) run before."""
     slices = len(contender.own(example).fov)
-    program = (
-        contender.name,
-        -(-len(example.gammas) // FRAMES_PER_PROGRAM),
-        -(-slices // SLICES_PER_PROGRAM),
-    )
+    program = contender.name, -(-len(example.gammas) // FRAMES_PER_PROGRAM), slices
     if program not in compiled:
         contender.raw(example, seed)
         compiled.add(program)
