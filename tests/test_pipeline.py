@@ -1,5 +1,6 @@
 import dataclasses
 import errno
+import logging
 import os
 import shutil
 import subprocess
@@ -242,6 +243,8 @@ def test_a_file_that_cannot_be_opened_is_a_broken_patient(tmp_path: Path):
 
 def test_the_phantom_is_used_when_there_is_no_root(tmp_path: Path, monkeypatch, caplog):
     from mstg_jax.data import phantom
+
+    caplog.set_level(logging.INFO, "mstg_jax")  # as commands do, but here none has begun
 
     def write_two(root: Path, patients, size, seed) -> Path:
         assert (patients, size, seed) == ((2, 1), (4, 32, 32), 3)
