@@ -80,7 +80,7 @@ def train_iterator(
 
 def drawn(example: Example, count: int, pairs: float, rng: np.random.Generator) -> Drawn:
     """ED and ES with `count` frames between or, in a share of `pairs`, two frames of the cycle at
-    least two steps apart, in either direction of time."""
+    least two steps apart, in either direction of time; each octave of steps as often."""
     order = example.order
     if pairs > 0 and len(example.cycle) > 2 and rng.random() < pairs:
         order = _piece(example, rng)
@@ -95,7 +95,7 @@ def _piece(example: Example, rng: np.random.Generator) -> tuple[int, ...]:
     """Frames in time order or against it; across the end of the cycle where the cine covers it."""
     total = len(example.cycle)
     longest = min(total - 1, max(2, int(LONGEST * total)))
-    steps = int(rng.integers(2, longest + 1))
+    steps = int(2 * ((longest + 1) / 2) ** rng.random())  # as often from 2 to 3 as from 8 to 15
     closed = example.closing_step < CLOSED_BELOW
     start = int(rng.integers(total if closed else total - steps))
     piece = tuple((start + k) % total for k in range(steps + 1))

@@ -74,7 +74,7 @@ class Between(Method):
 
         x_t, t, noise, clean = self._noised(last, key_denoiser)
         pair, predicted = model.pair(first, last, batch["span"], x_t, t)
-        motion = model.motion(pair, gamma)
+        motion = model.motion(pair, model.flows(pair, gamma))
 
         def error(image: Image, wanted: Image) -> Float[Array, " b"]:
             return _mean(jnp.square(image - wanted) * fov) / jnp.maximum(_mean(fov), SMALLEST)
@@ -126,24 +126,18 @@ class Between(Method):
         pair, _ = model.pair(ed, es, span, 2 * es - 1, start)
 
         def frame(gamma: Float[Array, " b"]) -> tuple[Image, Flow]:
-            s = jnp.tile(gamma, count)
-            motion = model.motion(pair, s)
+            flows = model.flows(pair, jnp.tile(gamma, count))
             if self.motion.refine:
-                motion = model.motion(pair, s, self._refined(ed, es, motion, s))
+                how = replace(self.registration, steps=self.motion.refine)
+                flows = model.refined(flows, displacement(ed, es, flows.s, how, flows.ends))
+            motion = model.motion(pair, flows)
             frames = jnp.split(motion.frame, count)
-            flows = jnp.split(motion.from_first, count)
+            froms = jnp.split(motion.from_first, count)
             back = [v.back(x) for v, x in zip(views, frames, strict=True)]
-            moves = [v.flow_back(x) for v, x in zip(views, flows, strict=True)]
+            moves = [v.flow_back(x) for v, x in zip(views, froms, strict=True)]
             return jnp.mean(jnp.stack(back), 0), jnp.mean(jnp.stack(moves), 0)
 
         return Generated(*by_frame(frame, gammas))
-
-    def _refined(self, ed: Image, es: Image, motion: Motion, gamma: Float[Array, " b"]) -> Array:
-        start = motion.from_first[..., 1:], motion.from_last[..., 1:]
-        if not self.motion.in_plane:
-            start = motion.from_first, motion.from_last
-        how = replace(self.registration, steps=self.motion.refine)
-        return displacement(ed, es, gamma, how, start)
 
 
 def label_loss(

@@ -33,6 +33,20 @@ class Pair(NamedTuple):
     course: Float[Array, "b 2"] | None
 
 
+class Flows(NamedTuple):
+    """The way of both ends to a moment, s in the course of the motion.
+
+    ends: from the first and from the last at full resolution, voxels (b d h w 2), or 3 where they
+    leave the plane; stages: the same at each stage of the pyramid, finest first, in its own voxels;
+    features: of the finest stage.
+    """
+
+    s: Float[Array, " b"]
+    ends: tuple[Stage, Stage]
+    stages: list[tuple[Stage, Stage]]
+    features: Stage
+
+
 class Motion(NamedTuple):
     """A moment: its frame, both ends moved there, their linear blend, and their flows (voxels)."""
 
@@ -100,45 +114,39 @@ class BetweenNet(nnx.Module):
                 course = self.course(found[-1].mean((1, 2, 3, 4)))
         return Pair((first, last), features, codes, span, course), noise
 
-    def motion(
-        self,
-        pair: Pair,
-        gamma: Float[Array, " b"],
-        more: Float[Array, "b d h w 2"] | None = None,
-    ) -> Motion:
-        """The flows vanish at their own end, where the frame is that end exactly.
-
-        more: a displacement in plane, of which either flow gets its share beside what is found.
-        """
+    def flows(self, pair: Pair, gamma: Float[Array, " b"]) -> Flows:
+        """They vanish at their own end."""
         s = self.progress(pair, gamma)
-        wide = s[:, None, None, None, None]
-        context = self.context(pair, s)
-        features, flows = self.pyramid(pair.features, pair.codes, context, wide)
-        a, b = (scaled(flow, self.factor) for flow in flows[0])
-        if more is not None:
-            axes = a.shape[-1]
-            more = jnp.pad(more, [(0, 0)] * 4 + [(axes - 2, 0)])
-            a, b = a + wide * more, b - (1 - wide) * more
-            flows = self._with(flows, more, wide)
-        first, last = (moved(x, f) for x, f in zip(pair.ends, (a, b), strict=True))
+        features, stages = self.pyramid(
+            pair.features, pair.codes, self.context(pair, s), s[:, None, None, None, None]
+        )
+        first, last = (scaled(flow, self.factor) for flow in stages[0])
+        return Flows(s, (first, last), stages, features[0])
+
+    def refined(self, flows: Flows, more: Float[Array, "b d h w 2"]) -> Flows:
+        """With a displacement in plane, voxels, of which either end gets its own share."""
+        s = flows.s[:, None, None, None, None]
+        more = jnp.pad(more, [(0, 0)] * 4 + [(flows.ends[0].shape[-1] - 2, 0)])
+        stages, u = [], more
+        for (a, b), factor in zip(flows.stages, self.pyramid.factors, strict=True):
+            u = reduced(u, factor)
+            stages.append((a + s * u, b - (1 - s) * u))
+        first, last = flows.ends
+        return flows._replace(ends=(first + s * more, last - (1 - s) * more), stages=stages)
+
+    def motion(self, pair: Pair, flows: Flows) -> Motion:
+        """Where the flows vanish the frame is that end exactly."""
+        wide = flows.s[:, None, None, None, None]
+        first, last = (moved(x, f) for x, f in zip(pair.ends, flows.ends, strict=True))
         blend = first + wide * (last - first)
         frame = blend
         if self.synthesis is not None:
-            images = (first, last, *pair.ends)
-            found = self.synthesis(images, pair.features, flows, features[0], context)
+            images, context = (first, last, *pair.ends), self.context(pair, flows.s)
+            found = self.synthesis(images, pair.features, flows.stages, flows.features, context)
             odds = jnp.exp(jnp.clip(found[..., :1], -LOG_ODDS, LOG_ODDS))
             weight = wide * odds / (1 - wide + wide * odds)  # of the last; s where it says 0
             frame = first + weight * (last - first) + 4 * wide * (1 - wide) * found[..., 1:]
-        return Motion(frame, first, last, blend, in_space(a), in_space(b))
-
-    def _with(
-        self, flows: list[tuple[Stage, Stage]], more: Stage, s: Float[Array, "b 1 1 1 1"]
-    ) -> list[tuple[Stage, Stage]]:
-        found = []
-        for (a, b), factor in zip(flows, self.pyramid.factors, strict=True):
-            more = reduced(more, factor)
-            found.append((a + s * more, b - (1 - s) * more))
-        return found
+        return Motion(frame, first, last, blend, *(in_space(flow) for flow in flows.ends))
 
     def context(self, pair: Pair, s: Float[Array, " b"]) -> Float[Array, "b 4"]:
         share, steps = pair.span[:, 0], pair.span[:, 1]
