@@ -27,6 +27,7 @@ FLAGS = {
     "in space": {"in_plane": False},
     "without synthesis": {"synthesis": False},
     "without denoiser": {"denoiser": False},
+    "bend": {"bend": True},
 }
 SHAPE = (4, 16, 16)
 
@@ -61,6 +62,7 @@ def batch_of(first: np.ndarray, frame: np.ndarray, last: np.ndarray, gamma: floa
     volumes |= {"labels_ed": labelled(first), "labels_es": labelled(last)}
     batch = {name: jnp.asarray(x)[None, ..., None] for name, x in volumes.items()}
     batch["frames"] = jnp.asarray(frame)[None, None, ..., None]
+    batch["bend"] = jnp.stack([batch["es"] - batch["ed"]] * 2, axis=1)
     return batch | {"gammas": jnp.array([[gamma]]), "span": jnp.array([[0.38, 4.0]])}
 
 

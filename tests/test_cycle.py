@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from jax import numpy as jnp
 
 from mstg_jax.config import PRESETS
 from mstg_jax.data.cycle import CLOSED_BELOW, closing_step
@@ -45,6 +46,39 @@ def test_gaps_of_a_closed_and_of_an_open_cycle():
         ValueError, match=r"no two keys at \[0.0, 4.0, 8.0\] enclose the times \[9.0\]"
     ):
         gaps([0.0, 4.0, 8.0], TEN, None)
+
+
+@pytest.mark.parametrize(
+    ("at", "period", "beside"),
+    [
+        ([0, 2, 4, 6], 8.0, [(3, 2), (0, 3), (1, 0), (2, 1)]),
+        ([0, 2, 4, 6], None, [(None, 2), (0, 3), (1, None)]),
+        ([0, 2, 4, 6], 9.0, [(None, 2), (0, 3), (1, None), (None, None)]),
+        ([0, 4], 8.0, [(None, None), (None, None)]),
+    ],
+)
+def test_keys_beyond_a_gap_are_as_far_as_it_is_long(at, period, beside):
+    wanted = [k + 0.5 for k in range(8 if period else 6)]
+    found = gaps([float(k) for k in at], wanted, period)
+    assert [(gap.before, gap.after) for gap in found] == beside
+
+
+def test_a_method_is_told_how_its_keys_bend():
+    """At either end, from the keys beyond."""
+    config = PRESETS["acdc-cine-tiny"][1]
+    method = make_method(replace(config, data=replace(config.data, size=(8, 16, 16))))
+    graph, params = new_model(method, seed=0)
+    share = -1 / 16  # of each second difference in the middle of a cubic
+    bias = params["synthesis"]["out"]["bias"]
+    bias.set_value(jnp.tile(jnp.array([0, 0, share, share]), len(bias) // 4))
+    times = np.arange(8, dtype=np.float32)[:, None, None, None]
+    cubic = 0.4 + 0.01 * (times - 3) ** 2 + np.zeros((8, 4, 16, 16), np.float32)
+    keys, at = cubic[::2], [0.0, 2.0, 4.0, 6.0]
+    made = fill(method, (graph, params), keys, at, [1.0, 3.0, 5.0])
+    blend = linear(keys, at, [1.0, 3.0, 5.0])
+    np.testing.assert_allclose(made[1], cubic[3], atol=1e-6)
+    for i in (0, 2):  # one of the two keys beyond is not known
+        np.testing.assert_allclose(made[i], (blend[i] + cubic[2 * i + 1]) / 2, atol=1e-6)
 
 
 def test_keys_stay_what_they_are_and_blends_are_linear():

@@ -40,7 +40,7 @@ def test_frames(name):
         model = nnx.merge(graph, params)
         scaled = 2 * ed - 1, 2 * es - 1
         code = model.code(*scaled, scaled[1], jnp.zeros(len(ed), jnp.int32))
-        ends = Ends(ed, es, jnp.ones((len(ed), 2), ed.dtype))
+        ends = Ends(ed, es, jnp.ones((len(ed), 2), ed.dtype), jnp.stack([0 * ed] * 2, 1))
         return code, method.generate(model, ends, gammas, jax.random.key(0))
 
     code, (frames, flow) = run(params, values.ed, values.es, gammas)

@@ -75,7 +75,7 @@ def test_ten_frames(preset, dtype):
         pair = make_pair(preset, dtype)
         ed, es = images(pair.config, 2, dtype)
         gammas = np.linspace(0, 1, 10, dtype=dtype)[None]
-        ends = Ends(ed, es, jnp.ones((len(ed), 2), dtype))
+        ends = Ends(ed, es, jnp.ones((len(ed), 2), dtype), jnp.stack([0 * ed] * 2, 1))
         ours = jax.jit(lambda params, *x: pair.method.generate(pair.model(params), *x))(
             pair.params, ends, gammas, jax.random.key(0)
         )

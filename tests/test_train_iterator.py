@@ -40,6 +40,7 @@ def test_batches_have_the_promised_shapes_and_types(examples: list[Example]):
     assert got == {
         "ed": ((3, *SIZE), np.float32),
         "es": ((3, *SIZE), np.float32),
+        "bend": ((3, 2, *SIZE), np.float32),
         "frames": ((3, 2, *SIZE), np.float32),
         "gammas": ((3, 2), np.float32),
         "span": ((3, 2), np.float32),
@@ -85,6 +86,7 @@ def test_augmentation_is_the_same_for_images_and_labels(examples: list[Example])
             (batch["ed"][0], example.frames[0]),
             (batch["es"][0], example.frames[last]),
             (batch["frames"][0, 0], example.frames[middle]),
+            (batch["bend"][0, 0], np.zeros_like(example.frames[0])),
             (batch["labels_ed"][0], example.labels[0]),
             (batch["labels_es"][0], example.labels[last]),
             (batch["fov"][0], example.fov),
@@ -179,11 +181,50 @@ def test_pairs_are_any_two_frames_in_either_direction(examples: list[Example]):
     assert {forwards for _, forwards in seen} == {False, True}
 
 
+def test_pairs_know_how_frames_bend_at_their_ends(examples: list[Example]):
+    """Over steps as long as the span, and never by a frame between the ends."""
+    rng, seen = np.random.default_rng(0), set()
+    config, example = DataConfig(pairs=1.0, longest=3), examples[0]
+    total, cycle = len(example.cycle), np.asarray(example.cycle)
+    for closed in (True, False):
+        example = dataclasses.replace(example, closing_step=1.0 if closed else 3.0)
+        for _ in range(60):
+            pair = stream.drawn(example, 1, config, rng)
+            assert 2 <= pair.steps <= 3
+            one, other = cycle[pair.first], cycle[pair.last]
+            step = pair.steps if (pair.last - pair.first) % total == pair.steps else -pair.steps
+            bend = stream.taken(example, pair)["bend"]
+            for i, (near, far) in enumerate(((one, other), (other, one))):
+                found = (pair.before, pair.after)[i]
+                seen.add((closed, pair.steps, found is not None))
+                if found is None:
+                    assert not bend[i].any()
+                    continue
+                assert found == (pair.first - step, pair.last + step)[i] % total
+                assert found not in pair.between
+                np.testing.assert_allclose(bend[i], far - 2 * near + cycle[found], atol=1e-6)
+    # Of seven frames, three times three are too many.
+    assert seen == {
+        (True, 2, True),
+        (True, 3, False),
+        (False, 2, True),
+        (False, 2, False),
+        (False, 3, True),
+        (False, 3, False),
+    }
+
+
+def test_a_longest_span(examples: list[Example]):
+    rng = np.random.default_rng(0)
+    drawn = [stream.drawn(examples[0], 1, DataConfig(pairs=1.0, longest=2), rng) for _ in range(20)]
+    assert {pair.steps for pair in drawn} == {2}
+
+
 def test_pairs_do_not_cross_a_gap(examples: list[Example]):
     gap = dataclasses.replace(examples[0], closing_step=3.0)
     rng = np.random.default_rng(0)
     for _ in range(50):
-        pair = stream.drawn(gap, 1, 0.999, rng)
+        pair = stream.drawn(gap, 1, DataConfig(pairs=0.999), rng)
         assert abs(pair.first - pair.last) == pair.steps
 
 

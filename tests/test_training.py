@@ -35,6 +35,7 @@ def batch_of(count: int) -> dict[str, np.ndarray]:
         "ed": volume(*SIZE),
         "es": volume(*SIZE),
         "frames": volume(1, *SIZE),
+        "bend": volume(2, *SIZE),
         "gammas": volume(1),
         "span": np.full((count, 2), 2.0, np.float32),
         "fov": np.ones((count, *SIZE), np.bool_),

@@ -52,6 +52,7 @@ def _step(config: Config, method: Method, ed: np.ndarray, es: np.ndarray) -> Cal
     step = make_train_step(method, structure, config.optim, mesh)
     batch = {"ed": ed[None], "es": es[None], "fov": np.ones_like(es)[None]}
     batch |= {"frames": es[None, None], "gammas": np.ones((1, 1), np.float32)}
+    batch |= {"bend": np.zeros_like(batch["frames"]).repeat(2, axis=1)}
     batch |= {"span": np.array([[0.38, 10]], np.float32)}
     batch |= {name: np.zeros(es[None].shape, np.uint8) for name in ("labels_ed", "labels_es")}
     on_device = to_device({k: x.repeat(mesh.size, axis=0) for k, x in batch.items()}, mesh)

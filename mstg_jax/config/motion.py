@@ -27,6 +27,9 @@ class MotionConfig:
     """A network blends the moved ends and adds what they leave out; without it they are blended
     linearly."""
     synthesis_channels: int = 48
+    bend: bool = False
+    """The frames beyond both ends, where they are known, tell the synthesis how intensities bend in
+    time, as they tell a cubic spline."""
     blend_weight: float = 0.3
     """Weight of the linear blend of the moved ends beside the frame, both as mean squared errors in
     units of that of the blend of the ends themselves."""

@@ -59,7 +59,13 @@ BETWEEN = replace(
     method="between",
     data=DataConfig(size=(32, 96, 96), depth="native", pairs=0.15),
     model=ModelConfig(channels=(8, 16, 32), mixer_stages=(2,)),
+    motion=MotionConfig(label_weight=0.5),
     optim=replace(ACDC_SMALL.optim, learning_rate=1e-3, betas=(0.9, 0.99), ema=0.998),
+)
+CINE = replace(
+    BETWEEN,
+    data=replace(BETWEEN.data, pairs=1.0, longest=6),
+    motion=replace(BETWEEN.motion, label_weight=0.0, bend=True),
 )
 # What a newcomer waits for: few patients, each of which comes twelve times, so no augmentation;
 # small networks, which compile fast; few steps.
@@ -86,6 +92,7 @@ FULL_PRESETS: dict[str, tuple[str, Config]] = {
         "between on real data on a CPU, motion from both ends: the best frames",
         BETWEEN,
     ),
+    "acdc-cine": ("between for neighbouring frames of a cine: denser cines", CINE),
     "paper": ("mstg as in the paper, 128 x 128 x 32; set --data.root", PAPER),
     "ddm": ("DDM (Kim & Ye 2022) with its own settings, 128 x 128 x 32", DDM),
     "direct": (

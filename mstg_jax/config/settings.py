@@ -50,6 +50,8 @@ class DataConfig:
     pairs: float = 0.0
     """Share of the training examples that lie between any two frames of the cycle, in either
     direction of time, instead of between ED and ES."""
+    longest: int = 0
+    """Most steps of time between such two frames; with 0, 0.7 of the cycle."""
     crop: Literal["centre", "heart"] = "centre"
     """What the crop is centred on: the image, or the heart (its labels, else what moves)."""
     percentiles: tuple[float, float] = (0.0, 100.0)
@@ -75,7 +77,11 @@ class DataConfig:
     def check(self) -> None:
         positive("data", self, "spacing", "size", "phantom_patients", "phantom_size")
         positive("data", self, "slices", "thickness")
-        share("data", self, "validation", "pairs")
+        share("data", self, "validation")
+        if not 0 <= self.pairs <= 1:
+            raise SettingsError(f"data.pairs is {self.pairs}, but it must lie in [0, 1]")
+        if self.longest < 0 or self.longest == 1:
+            raise SettingsError(f"data.longest is {self.longest}, but it must be 0, or 2 or more")
         low, high = self.percentiles
         if not 0 <= low < high <= 100:
             raise SettingsError(

@@ -22,7 +22,8 @@ LONGEST = 0.7
 class Drawn(NamedTuple):
     """Frames of a cycle: the ends, those between in the order of `gammas`, and the span in steps.
 
-    gammas: time between the ends, 0 at the first to 1 at the last.
+    gammas: time between the ends, 0 at the first to 1 at the last. before, after: the frames as far
+    beyond the ends, None where they are not known.
     """
 
     first: int
@@ -30,6 +31,8 @@ class Drawn(NamedTuple):
     between: Int[np.ndarray, " f"]
     gammas: Float32[np.ndarray, " f"]
     steps: int
+    before: int | None = None
+    after: int | None = None
 
 
 def train_iterator(
@@ -49,17 +52,18 @@ def train_iterator(
     whatever their number. batch: examples of a shard's part.
 
     ed, es: the ends, float32 (b d h w), ED and ES or, in a share of config.pairs, any two frames of
-    the cycle; frames: float32 (b f d h w), strictly between them, sorted, at gammas: float32 (b f);
-    span: float32 (b 2), the share of the cycle between the ends and the steps of time; labels_ed,
-    labels_es: uint8 (b d h w), 255 where an end has none; fov: bool (b d h w); patient: int32 (b),
-    index into examples.
+    the cycle; bend: float32 (b 2 d h w), the second difference in time at either end over steps as
+    long as the span, 0 where a frame that it needs is not known; frames: float32 (b f d h w),
+    strictly between them, sorted, at gammas: float32 (b f); span: float32 (b 2), the share of the
+    cycle between the ends and the steps of time; labels_ed, labels_es: uint8 (b d h w), 255 where
+    an end has none; fov: bool (b d h w); patient: int32 (b), index into examples.
     """
     import grain  # Here because grain imports jax, and reading data should not wait for that.
 
     index, count = shard
 
     def load(i: int, rng: np.random.Generator) -> dict[str, np.ndarray]:
-        item = taken(examples[i], drawn(examples[i], frames, config.pairs, rng))
+        item = taken(examples[i], drawn(examples[i], frames, config, rng))
         item = _augmented(item, rng) if config.augment else item
         if config.depth == "native":
             item = _of_depth(item, config.slices, rng)
@@ -78,37 +82,54 @@ def train_iterator(
     return iter(dataset.to_iter_dataset(grain.ReadOptions(num_threads=2, prefetch_buffer_size=4)))
 
 
-def drawn(example: Example, count: int, pairs: float, rng: np.random.Generator) -> Drawn:
-    """ED and ES with `count` frames between or, in a share of `pairs`, two frames of the cycle at
-    least two steps apart, in either direction of time; each octave of steps as often."""
-    order = example.order
-    if pairs > 0 and len(example.cycle) > 2 and rng.random() < pairs:
-        order = _piece(example, rng)
+def drawn(example: Example, count: int, config: DataConfig, rng: np.random.Generator) -> Drawn:
+    """ED and ES with `count` frames between or, in a share of config.pairs, two frames of the cycle
+    at least two steps apart, in either direction of time; each octave of steps as often."""
+    order, beyond = example.order, (None, None)
+    if config.pairs > 0 and len(example.cycle) > 2 and rng.random() < config.pairs:
+        order, beyond = _piece(example, config.longest, rng)
     last = len(order) - 1
     inside = np.arange(1, last) if last > 1 else np.array([0, last])
     chosen = np.sort(rng.choice(inside, count, replace=count > len(inside)))
     gammas = np.linspace(0, 1, last + 1, dtype=np.float32)[chosen]
-    return Drawn(order[0], order[last], np.array(order)[chosen], gammas, last)
+    return Drawn(order[0], order[last], np.array(order)[chosen], gammas, last, *beyond)
 
 
-def _piece(example: Example, rng: np.random.Generator) -> tuple[int, ...]:
-    """Frames in time order or against it; across the end of the cycle where the cine covers it."""
+def _piece(
+    example: Example, longest: int, rng: np.random.Generator
+) -> tuple[tuple[int, ...], tuple[int | None, int | None]]:
+    """Frames in time order or against it, across the end of the cycle where the cine covers it; and
+    the frames as far before and after them, of which none lies among them."""
     total = len(example.cycle)
-    longest = min(total - 1, max(2, int(LONGEST * total)))
-    steps = int(2 * ((longest + 1) / 2) ** rng.random())  # as often from 2 to 3 as from 8 to 15
+    most = min(longest or max(2, int(LONGEST * total)), total - 1)
+    steps = int(2 * ((most + 1) / 2) ** rng.random())  # as often from 2 to 3 as from 8 to 15
     closed = example.closing_step < CLOSED_BELOW
     start = int(rng.integers(total if closed else total - steps))
     piece = tuple((start + k) % total for k in range(steps + 1))
-    return piece if rng.random() < 0.5 else piece[::-1]
+
+    def known(place: int) -> int | None:
+        if closed:
+            return place % total if 3 * steps <= total else None
+        return place if 0 <= place < total else None
+
+    before, after = known(start - steps), known(start + 2 * steps)
+    return (piece, (before, after)) if rng.random() < 0.5 else (piece[::-1], (after, before))
 
 
 def taken(example: Example, pair: Drawn) -> dict[str, np.ndarray]:
     """What was drawn, as an item of a batch; see `train_iterator`."""
     unknown = np.full(example.fov.shape, UNKNOWN, np.uint8)
     known, cycle = example.cycle_labels, example.cycle
+    first, last = cycle[pair.first], cycle[pair.last]
+    bend = np.zeros((2, *first.shape), np.float32)
+    if pair.before is not None:
+        bend[0] = cycle[pair.before] - 2 * first + last
+    if pair.after is not None:
+        bend[1] = first - 2 * last + cycle[pair.after]
     return {
-        "ed": cycle[pair.first],
-        "es": cycle[pair.last],
+        "ed": first,
+        "es": last,
+        "bend": bend,
         "frames": cycle[pair.between],
         "gammas": pair.gammas,
         "span": np.array([pair.steps / len(cycle), pair.steps], np.float32),

@@ -34,12 +34,14 @@ class Generated(NamedTuple):
 class Ends(NamedTuple):
     """What a sequence lies between; images have ED's range as [0, 1].
 
-    span: the share of the heart's cycle from one to the other, and the steps of time.
+    span: the share of the heart's cycle from one to the other, and the steps of time. bend: the
+    second difference in time at either end, over steps as long as the span, 0 where it is unknown.
     """
 
     ed: Image
     es: Image
     span: Float[Array, "b 2"]
+    bend: Float[Array, "b 2 d h w 1"]
 
 
 Loss = Callable[[Any, Batch, PRNGKeyArray], tuple[Float[Array, ""], dict[str, Float[Array, ""]]]]
@@ -161,19 +163,22 @@ def generate_sequence(
     gammas: Float32[np.ndarray, " t"],
     seed: int = 0,
     span: tuple[float, float] | None = None,
+    bend: Float32[np.ndarray, "2 d h w"] | None = None,
 ) -> FrameSequence:
     """The frames of one patient at `gammas`.
 
     Their number is padded to a multiple of FRAMES_PER_PROGRAM, so that patients with different
-    numbers share compiled programs, and slices of zeros are added up to what networks halve. span:
-    see Ends; by default as from ED to ES, with a step between the gammas.
+    numbers share compiled programs, and slices of zeros are added up to what networks halve. span,
+    bend: see Ends; by default as from ED to ES, with a step between the gammas, and unknown.
     """
     count, slices = len(gammas), len(ed)
     padded = np.pad(gammas, (0, -count % FRAMES_PER_PROGRAM), mode="edge")
     missing = -slices % 2 ** method.halvings[0]
-    images = (np.pad(x, [(0, missing), (0, 0), (0, 0)])[None, ..., None] for x in (ed, es))
-    known = np.array([span or (USUAL_SHARE, max(1, count - 1))], np.float32)
-    ends = Ends(*(jnp.asarray(x) for x in (*images, known)))
+    bend = np.zeros((2, *ed.shape), np.float32) if bend is None else bend
+    beside = [(0, missing), (0, 0), (0, 0)]
+    first, last, *bends = (np.pad(x, beside)[..., None] for x in (ed, es, *bend))
+    known = np.array(span or (USUAL_SHARE, max(1, count - 1)), np.float32)
+    ends = Ends(*(jnp.asarray(x)[None] for x in (first, last, known, np.stack(bends))))
     out = _generate()(method, *model, ends, jnp.asarray(padded)[None], jax.random.key(seed))
     flow = None if out.flow is None else np.asarray(out.flow[0, :count, :slices])
     return FrameSequence(np.asarray(out.frames[0, :count, :slices, ..., 0]), flow)

@@ -73,7 +73,7 @@ class Between(Method):
         gamma = jnp.where(at_end, 1.0, inside)
 
         x_t, t, noise, clean = self._noised(last, key_denoiser)
-        pair, predicted = model.pair(first, last, batch["span"], x_t, t)
+        pair, predicted = model.pair(first, last, batch["span"], batch["bend"], x_t, t)
         motion = model.motion(pair, model.flows(pair, gamma))
 
         def error(image: Image, wanted: Image) -> Float[Array, " b"]:
@@ -120,10 +120,11 @@ class Between(Method):
         """One pass over the ends with x_t := ES, then one of the motion for each frame."""
         del key  # nothing is drawn
         views = symmetries(ends.ed.shape[2:4]) if self.motion.symmetries else (Symmetry(),)
-        ed, es = (jnp.concatenate([v.turned(x) for v in views]) for x in (ends.ed, ends.es))
+        images = (ends.ed, ends.es, ends.bend[:, 0], ends.bend[:, 1])
+        ed, es, *bends = (jnp.concatenate([v.turned(x) for v in views]) for x in images)
         count, start = len(views), jnp.zeros(len(ed), jnp.int32)
         span = jnp.tile(ends.span, (count, 1))
-        pair, _ = model.pair(ed, es, span, 2 * es - 1, start)
+        pair, _ = model.pair(ed, es, span, jnp.stack(bends, axis=1), 2 * es - 1, start)
 
         def frame(gamma: Float[Array, " b"]) -> tuple[Image, Flow]:
             flows = model.flows(pair, jnp.tile(gamma, count))

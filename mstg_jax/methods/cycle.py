@@ -1,5 +1,6 @@
 """Frames between any key frames of a cycle, one gap after the other."""
 
+import math
 from collections.abc import Callable, Sequence
 from typing import NamedTuple, TypeAlias
 
@@ -16,12 +17,15 @@ Volumes: TypeAlias = Float32[np.ndarray, "_ d h w"]
 class Gap(NamedTuple):
     """Wanted times strictly between two neighbouring keys.
 
-    first, last: of the keys; wanted: positions among the wanted times; gammas: their places in the
-    gap; span: the share of the cycle that the gap takes, and its steps, see methods.base.Ends.
+    first, last: of the keys; before, after: the keys as far beyond them, None where there is none;
+    wanted: positions among the wanted times; gammas: their places in the gap; span: the share of
+    the cycle that the gap takes, and its steps, see methods.base.Ends.
     """
 
     first: int
     last: int
+    before: int | None
+    after: int | None
     wanted: list[int]
     gammas: Float32[np.ndarray, " t"]
     span: tuple[float, float]
@@ -34,17 +38,25 @@ def gaps(at: Sequence[float], wanted: Sequence[float], period: float | None) -> 
     after whose end the first key comes again; None where it does not. Raises ValueError for a
     wanted time that no two keys enclose.
     """
-    ends = [(i, i + 1, at[i], at[i + 1]) for i in range(len(at) - 1)]
-    if period is not None:
-        ends.append((len(at) - 1, 0, at[-1], at[0] + period))
+    count, closed = len(at), period is not None
+    times = [*at, at[0] + period] if period is not None else list(at)
+    lengths = np.diff(times)
     found, seen = list[Gap](), set(at)
-    for first, last, start, end in ends:
+
+    def beyond(gap: int, key: int, length: float) -> int | None:
+        """The key at the other end of a gap beside one of the same length."""
+        inside = count > 2 if closed else 0 <= gap < count - 1
+        return key % count if inside and math.isclose(lengths[gap % count], length) else None
+
+    for first, length in enumerate(map(float, lengths)):
+        start, end = times[first], times[first + 1]
         own = [i for i, time in enumerate(wanted) if start < time < end]
         if own:
-            length = end - start
             gammas = np.array([(wanted[i] - start) / length for i in own], np.float32)
             share = min(1.0, length / (period or USUAL_CYCLE))
-            found.append(Gap(first, last, own, gammas, (share, max(2.0, length))))
+            beside = beyond(first - 1, first - 1, length), beyond(first + 1, first + 2, length)
+            span = share, max(2.0, length)
+            found.append(Gap(first, (first + 1) % count, *beside, own, gammas, span))
             seen |= {wanted[i] for i in own}
     if missing := [time for time in wanted if time not in seen]:
         raise ValueError(f"no two keys at {list(at)} enclose the times {missing}")
@@ -65,8 +77,14 @@ def fill(
     in its gap; times as in `gaps`."""
 
     def make(gap: Gap) -> Volumes:
-        ends = keys[gap.first], keys[gap.last]
-        return generate_sequence(method, model, *ends, gap.gammas, seed, gap.span).frames
+        first, last = keys[gap.first], keys[gap.last]
+        bend = np.zeros((2, *first.shape), np.float32)
+        if gap.before is not None:
+            bend[0] = keys[gap.before] - 2 * first + last
+        if gap.after is not None:
+            bend[1] = first - 2 * last + keys[gap.after]
+        made = generate_sequence(method, model, first, last, gap.gammas, seed, gap.span, bend)
+        return made.frames
 
     return _filled(keys, at, wanted, gaps(at, wanted, period), make)
 

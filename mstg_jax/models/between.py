@@ -9,7 +9,7 @@ from jaxtyping import Array, Float
 
 from mstg_jax.config import ModelConfig, MotionConfig
 from mstg_jax.models.denoiser import Denoiser
-from mstg_jax.models.init import zeros
+from mstg_jax.models.init import he, zeros
 from mstg_jax.models.layers import Linear
 from mstg_jax.models.plan import Plan
 from mstg_jax.models.pyramid import Encoder, Pyramid, reduced, scaled
@@ -18,6 +18,9 @@ from mstg_jax.models.synthesis import Synthesis
 from mstg_jax.models.warping import moved
 from mstg_jax.shapes import Flow, Image, Stage, Steps
 
+BEND_UNIT = 0.1
+"""Second difference, of the range of intensities, that networks see as 1."""
+COURSE_WIDTH = 16
 LOG_ODDS = 10.0  # at most, of an end in the blend
 USUAL_STEPS = 10.0
 """Frames between two ends that networks see as 0, in octaves."""
@@ -30,6 +33,7 @@ class Pair(NamedTuple):
     features: tuple[list[Stage], list[Stage]]
     codes: list[Stage | None]
     span: Float[Array, "b 2"]
+    bend: Float[Array, "b d h w 2"] | None
     course: Float[Array, "b 2"] | None
 
 
@@ -58,6 +62,17 @@ class Motion(NamedTuple):
     from_last: Flow
 
 
+class Course(nnx.Module):
+    """What all of a patient's images and the span say of the pace: two logarithms, at first 0."""
+
+    def __init__(self, channels: int, *, rng: np.random.Generator):
+        self.hidden = Linear(channels + 2, COURSE_WIDTH, init=he, rng=rng)
+        self.out = Linear(COURSE_WIDTH, 2, init=zeros, rng=rng)
+
+    def __call__(self, code: Float[Array, "b c"], span: Float[Array, "b 2"]) -> Float[Array, "b 2"]:
+        return self.out(nnx.silu(self.hidden(jnp.concatenate([code, span], axis=-1))))
+
+
 class BetweenNet(nnx.Module):
     """Images are (b d h w 1) in [0, 1]."""
 
@@ -73,12 +88,10 @@ class BetweenNet(nnx.Module):
             else None
         )
         self.course = (
-            Linear(config.channels[-1], 2, init=zeros, rng=rng)
-            if motion.denoiser and motion.time_course
-            else None
+            Course(config.channels[-1], rng=rng) if motion.denoiser and motion.time_course else None
         )
         plan = plan.first(stages)
-        self.encoder = Encoder(channels, plan, rng=rng)
+        self.encoder = Encoder(2 if motion.bend else 1, channels, plan, rng=rng)
         self.pyramid = Pyramid(
             channels,
             [*(config.channels if motion.denoiser else ()), *[0] * stages][:stages],
@@ -90,29 +103,49 @@ class BetweenNet(nnx.Module):
             rng=rng,
         )
         self.synthesis = (
-            Synthesis(motion.synthesis_channels, channels, context, plan, axes=axes, rng=rng)
+            Synthesis(
+                motion.synthesis_channels,
+                channels,
+                context,
+                plan,
+                axes=axes,
+                bend=motion.bend,
+                rng=rng,
+            )
             if motion.synthesis
             else None
         )
+        self.bend = motion.bend
 
     def pair(
-        self, first: Image, last: Image, span: Float[Array, "b 2"], x_t: Image, t: Steps
+        self,
+        first: Image,
+        last: Image,
+        span: Float[Array, "b 2"],
+        bend: Float[Array, "b 2 d h w 1"],
+        x_t: Image,
+        t: Steps,
     ) -> tuple[Pair, Stage | None]:
         """What both ends give, and the denoiser's estimate of the noise in x_t, a noisy `last` in
-        [-1, 1], as blocks of voxels on the channels."""
-        both = self.encoder(jnp.concatenate([first, last]))
+        [-1, 1], as blocks of voxels on the channels. span, bend: see methods.base.Ends."""
+        bends = bend / BEND_UNIT
+        seen = 2 * jnp.concatenate([first, last]) - 1
+        if self.bend:
+            seen = jnp.concatenate([seen, jnp.concatenate([bends[:, 0], bends[:, 1]])], axis=-1)
+        both = self.encoder(seen)
         count = first.shape[0]
         features = [x[:count] for x in both], [x[count:] for x in both]
         codes: list[Stage | None] = [None] * len(both)
         noise = course = None
         if self.denoiser is not None:
-            seen = jnp.concatenate([2 * first - 1, 2 * last - 1, x_t], axis=-1)
-            found = self.denoiser.features(gathered(seen, self.factor)[:, None], t)
+            shown = jnp.concatenate([2 * first - 1, 2 * last - 1, x_t], axis=-1)
+            found = self.denoiser.features(gathered(shown, self.factor)[:, None], t)
             noise = self.denoiser.prediction(found[0])[:, 0]
             codes = [*[x[:, 0] for x in found], *codes][: len(both)]
             if self.course is not None:
-                course = self.course(found[-1].mean((1, 2, 3, 4)))
-        return Pair((first, last), features, codes, span, course), noise
+                course = self.course(found[-1].mean((1, 2, 3, 4)), span_context(span))
+        bent = jnp.moveaxis(bends[..., 0], 1, -1) if self.bend else None
+        return Pair((first, last), features, codes, span, bent, course), noise
 
     def flows(self, pair: Pair, gamma: Float[Array, " b"]) -> Flows:
         """They vanish at their own end."""
@@ -142,15 +175,20 @@ class BetweenNet(nnx.Module):
         frame = blend
         if self.synthesis is not None:
             images, context = (first, last, *pair.ends), self.context(pair, flows.s)
-            found = self.synthesis(images, pair.features, flows.stages, flows.features, context)
+            found = self.synthesis(
+                images, pair.features, flows.stages, flows.features, context, pair.bend
+            )
             odds = jnp.exp(jnp.clip(found[..., :1], -LOG_ODDS, LOG_ODDS))
             weight = wide * odds / (1 - wide + wide * odds)  # of the last; s where it says 0
-            frame = first + weight * (last - first) + 4 * wide * (1 - wide) * found[..., 1:]
+            rest = found[..., 1:2]
+            if pair.bend is not None:
+                bent = jnp.sum(found[..., 2:] * pair.bend, axis=-1, keepdims=True)
+                rest = rest + BEND_UNIT * bent
+            frame = first + weight * (last - first) + 4 * wide * (1 - wide) * rest
         return Motion(frame, first, last, blend, *(in_space(flow) for flow in flows.ends))
 
     def context(self, pair: Pair, s: Float[Array, " b"]) -> Float[Array, "b 4"]:
-        share, steps = pair.span[:, 0], pair.span[:, 1]
-        return jnp.stack([s, 1 - s, share, jnp.log2(steps / USUAL_STEPS)], axis=-1)
+        return jnp.concatenate([jnp.stack([s, 1 - s], axis=-1), span_context(pair.span)], axis=-1)
 
     def progress(self, pair: Pair, gamma: Float[Array, " b"]) -> Float[Array, " b"]:
         """How far the motion is at gamma: 1 - (1 - gamma^a)^b, an S for a, b > 1 (Kumaraswamy
@@ -160,6 +198,11 @@ class BetweenNet(nnx.Module):
         a, b = jnp.exp(pair.course[:, 0]), jnp.exp(pair.course[:, 1])
         inside = jnp.clip(gamma, 1e-6, 1 - 1e-6)  # the powers' slopes are not finite at the ends
         return jnp.where((gamma > 0) & (gamma < 1), 1 - (1 - inside**a) ** b, gamma)
+
+
+def span_context(span: Float[Array, "b 2"]) -> Float[Array, "b 2"]:
+    """The span as networks see it: its share of the cycle, and its steps in octaves."""
+    return jnp.stack([span[:, 0], jnp.log2(span[:, 1] / USUAL_STEPS)], axis=-1)
 
 
 def in_space(flow: Float[Array, "b d h w k"]) -> Flow:

@@ -17,7 +17,8 @@ from mstg_jax.shapes import Image, Stage
 
 
 class Synthesis(nnx.Module):
-    """A small U-Net over two stages: log-odds of the last end's weight, and a residual."""
+    """A small U-Net over two stages: log-odds of the last end's weight, a residual and, with
+    `bend`, the shares of the second differences in it; a cubic's are -1/16 at the middle."""
 
     def __init__(
         self,
@@ -27,12 +28,17 @@ class Synthesis(nnx.Module):
         plan: Plan,
         *,
         axes: int,
+        bend: bool,
         rng: np.random.Generator,
     ):
         self.fine, self.coarse = plan.factors[:2]
         block, c = int(np.prod(self.fine)), ends[1]
         self.entry = Entry(
-            4 * block + 3 * ends[0] + 2 * axes, width, context, flat=plan.flat[0], rng=rng
+            (4 + 2 * bend) * block + 3 * ends[0] + 2 * axes,
+            width,
+            context,
+            flat=plan.flat[0],
+            rng=rng,
         )
         self.before = Block(width, flat=plan.flat[0], rng=rng)
         self.down = Linear(int(np.prod(self.coarse)) * width, c, init=he, rng=rng)
@@ -40,7 +46,7 @@ class Synthesis(nnx.Module):
         self.inner = nnx.List([Block(c, flat=plan.flat[1], rng=rng) for _ in range(2)])
         self.rejoin = Entry(width + c, width, context, flat=plan.flat[0], rng=rng)
         self.after = Block(width, flat=plan.flat[0], rng=rng)
-        self.out = Conv3d(width, 2 * block, flat=True, init=zeros, rng=rng)
+        self.out = Conv3d(width, (2 + 2 * bend) * block, flat=True, init=zeros, rng=rng)
 
     def __call__(
         self,
@@ -49,13 +55,17 @@ class Synthesis(nnx.Module):
         flows: Sequence[tuple[Stage, Stage]],
         features: Stage,
         context: Context,
-    ) -> Float[Array, "b d h w 2"]:
+        bend: Float[Array, "b d h w 2"] | None,
+    ) -> Float[Array, "b d h w outputs"]:
         """images: both ends as they were moved, and as they are."""
 
         def at(stage: int) -> list[Stage]:
             return [moved(x[stage], f) for x, f in zip(ends, flows[stage], strict=True)]
 
-        seen = gathered(2 * jnp.concatenate(images, axis=-1) - 1, self.fine)
+        seen = 2 * jnp.concatenate(images, axis=-1) - 1
+        if bend is not None:
+            seen = jnp.concatenate([seen, bend], axis=-1)
+        seen = gathered(seen, self.fine)
         parts = [seen, *at(0), features, *(flow / FLOW_UNIT for flow in flows[0])]
         x = self.before(self.entry(parts, context))
         y = activate(self.down(gathered(x, self.coarse)))

@@ -8,7 +8,7 @@ from mstg_jax.config import Config, SettingsError
 from mstg_jax.methods.base import Batch
 from mstg_jax.training.state import TrainState
 
-DEVICE_KEYS = ("ed", "es", "frames", "gammas", "span", "fov", "labels_ed", "labels_es")
+DEVICE_KEYS = ("ed", "es", "bend", "frames", "gammas", "span", "fov", "labels_ed", "labels_es")
 DTYPES = {"fov": np.bool_, "labels_ed": np.uint8, "labels_es": np.uint8}
 """Of those that are not float32."""
 
@@ -43,6 +43,7 @@ def batch_shapes(config: Config, frames: int, mesh: Mesh) -> dict[str, jax.Shape
     shapes = {
         "ed": volume,
         "es": volume,
+        "bend": (2, *volume),
         "frames": (frames, *volume),
         "gammas": (frames,),
         "span": (2,),
