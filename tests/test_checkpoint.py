@@ -145,6 +145,12 @@ def test_a_run_without_a_sound_checkpoint_says_so_in_one_line(run: Path, capfd):
     assert not list(run.iterdir())
 
 
+def test_weights_of_another_network_are_named_as_such(run: Path):
+    config = replace(CONFIG, method="mstg")
+    with pytest.raises(UserError, match=r"can be read: 4 .its weights have other"):
+        load_model(run, config, make_method(config))
+
+
 def test_a_checkpoint_of_before_its_checksum_is_read(run: Path):
     shutil.rmtree(newest(run) / "contents")
     assert load_model(run, CONFIG, METHOD)[1] == 4

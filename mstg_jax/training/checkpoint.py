@@ -228,6 +228,8 @@ def _short(error: BaseException | None) -> str:
     if isinstance(error, OSError):
         return reason(error)
     text = str(error)
+    if "tree structures do not match" in text:
+        return "its weights have other names than those of the settings' network in this version"
     known = (os.strerror(code) for code in (ENOSPC, EDQUOT, EFBIG, EACCES, EROFS))
     said = next((words for words in known if words in text), None)
     return said or f"{type(error).__name__}: {text.splitlines()[0] if text else ''}"[:120]
