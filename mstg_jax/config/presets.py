@@ -57,7 +57,7 @@ ACDC_SMALL = replace(
 BETWEEN = replace(
     ACDC_SMALL,
     method="between",
-    data=DataConfig(size=(32, 96, 96), depth="native", pairs=0.15),
+    data=DataConfig(size=(32, 96, 96), depth="native", pairs=0.3),
     model=ModelConfig(channels=(8, 16, 32), mixer_stages=(2,)),
     motion=MotionConfig(label_weight=0.5),
     optim=replace(ACDC_SMALL.optim, learning_rate=1e-3, betas=(0.9, 0.99), ema=0.998),

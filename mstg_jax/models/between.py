@@ -91,7 +91,7 @@ class BetweenNet(nnx.Module):
             Course(config.channels[-1], rng=rng) if motion.denoiser and motion.time_course else None
         )
         plan = plan.first(stages)
-        self.encoder = Encoder(2 if motion.bend else 1, channels, plan, rng=rng)
+        self.encoder = Encoder(channels, plan, rng=rng)
         self.pyramid = Pyramid(
             channels,
             [*(config.channels if motion.denoiser else ()), *[0] * stages][:stages],
@@ -128,23 +128,19 @@ class BetweenNet(nnx.Module):
     ) -> tuple[Pair, Stage | None]:
         """What both ends give, and the denoiser's estimate of the noise in x_t, a noisy `last` in
         [-1, 1], as blocks of voxels on the channels. span, bend: see methods.base.Ends."""
-        bends = bend / BEND_UNIT
-        seen = 2 * jnp.concatenate([first, last]) - 1
-        if self.bend:
-            seen = jnp.concatenate([seen, jnp.concatenate([bends[:, 0], bends[:, 1]])], axis=-1)
-        both = self.encoder(seen)
+        both = self.encoder(jnp.concatenate([first, last]))
         count = first.shape[0]
         features = [x[:count] for x in both], [x[count:] for x in both]
         codes: list[Stage | None] = [None] * len(both)
         noise = course = None
         if self.denoiser is not None:
-            shown = jnp.concatenate([2 * first - 1, 2 * last - 1, x_t], axis=-1)
-            found = self.denoiser.features(gathered(shown, self.factor)[:, None], t)
+            seen = jnp.concatenate([2 * first - 1, 2 * last - 1, x_t], axis=-1)
+            found = self.denoiser.features(gathered(seen, self.factor)[:, None], t)
             noise = self.denoiser.prediction(found[0])[:, 0]
             codes = [*[x[:, 0] for x in found], *codes][: len(both)]
             if self.course is not None:
                 course = self.course(found[-1].mean((1, 2, 3, 4)), span_context(span))
-        bent = jnp.moveaxis(bends[..., 0], 1, -1) if self.bend else None
+        bent = jnp.moveaxis(bend[..., 0], 1, -1) / BEND_UNIT if self.bend else None
         return Pair((first, last), features, codes, span, bent, course), noise
 
     def flows(self, pair: Pair, gamma: Float[Array, " b"]) -> Flows:

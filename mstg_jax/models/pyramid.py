@@ -13,7 +13,7 @@ from mstg_jax.models.layers import Conv3d, Linear
 from mstg_jax.models.plan import Plan
 from mstg_jax.models.rescale import Factor, enlarged, gathered, mean_of_blocks
 from mstg_jax.models.warping import correlation, moved
-from mstg_jax.shapes import Stage, Volume
+from mstg_jax.shapes import Image, Stage, Volume
 
 SLOPE = 0.1
 FLOW_UNIT = 4.0
@@ -49,15 +49,11 @@ class Entry(nnx.Module):
 
 
 class Encoder(nnx.Module):
-    """What is known of an end, (b d h w n), about -1 to 1 -> its features at each of the plan's
-    stages, finest first."""
+    """An image in [0, 1] (b d h w 1) -> its features at each of the plan's stages, finest first."""
 
-    def __init__(
-        self, inputs: int, channels: tuple[int, ...], plan: Plan, *, rng: np.random.Generator
-    ):
+    def __init__(self, channels: tuple[int, ...], plan: Plan, *, rng: np.random.Generator):
         self.factors = plan.factors
-        block = int(np.prod(plan.factors[0]))
-        self.stem = Conv3d(inputs * block, channels[0], flat=True, init=he, rng=rng)
+        self.stem = Conv3d(int(np.prod(plan.factors[0])), channels[0], flat=True, init=he, rng=rng)
         self.down = nnx.List(
             [
                 Linear(int(np.prod(factor)) * before, after, init=he, rng=rng)
@@ -70,8 +66,8 @@ class Encoder(nnx.Module):
             [Block(c, flat=flat, rng=rng) for c, flat in zip(channels, plan.flat, strict=True)]
         )
 
-    def __call__(self, end: Float[Array, "b d h w n"]) -> list[Stage]:
-        x = activate(self.stem(gathered(end, self.factors[0])))
+    def __call__(self, image: Image) -> list[Stage]:
+        x = activate(self.stem(gathered(2 * image - 1, self.factors[0])))
         found = [self.blocks[0](x)]
         for factor, down, block in zip(self.factors[1:], self.down, self.blocks[1:], strict=True):
             found.append(block(activate(down(gathered(found[-1], factor)))))
