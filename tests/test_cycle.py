@@ -7,9 +7,9 @@ import pytest
 from jax import numpy as jnp
 
 from mstg_jax.config import PRESETS
+from mstg_jax.cycles import fill, gaps, linear
 from mstg_jax.data.cycle import CLOSED_BELOW, closing_step
 from mstg_jax.methods import make_method, new_model
-from mstg_jax.methods.cycle import fill, gaps, linear
 
 TEN = [float(i) for i in range(10)]
 

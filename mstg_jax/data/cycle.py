@@ -1,4 +1,4 @@
-"""Whether the last frame of a cine is followed by its first."""
+"""What a cine says of time: whether its last frame is followed by its first, and how it bends."""
 
 import numpy as np
 from jaxtyping import Bool, Float32
@@ -33,6 +33,24 @@ def closing_step(
     later = [apart(first, cycle[k][inside]) for k in range(1, reach + 1)]
     earlier = [apart(last, cycle[-1 - k][inside]) for k in range(1, reach + 1)]
     return min(_steps(gap, later), _steps(gap, earlier))
+
+
+def second_differences(
+    frames: Float32[np.ndarray, "t d h w"],
+    before: int | None,
+    first: int,
+    last: int,
+    after: int | None,
+) -> Float32[np.ndarray, "2 d h w"]:
+    """In time, at two frames as far apart as each is from the frame beyond it; 0 where that is
+    None, unknown."""
+    a, b = frames[first], frames[last]
+    found = np.zeros((2, *a.shape), np.float32)
+    if before is not None:
+        found[0] = frames[before] - 2 * a + b
+    if after is not None:
+        found[1] = a - 2 * b + frames[after]
+    return found
 
 
 def _steps(gap: float, apart: list[float]) -> float:

@@ -7,7 +7,7 @@ import numpy as np
 from jaxtyping import Float32, Int
 
 from mstg_jax.config import DataConfig
-from mstg_jax.data.cycle import CLOSED_BELOW
+from mstg_jax.data.cycle import CLOSED_BELOW, second_differences
 from mstg_jax.data.pipeline import Example
 
 if TYPE_CHECKING:
@@ -120,16 +120,10 @@ def taken(example: Example, pair: Drawn) -> dict[str, np.ndarray]:
     """What was drawn, as an item of a batch; see `train_iterator`."""
     unknown = np.full(example.fov.shape, UNKNOWN, np.uint8)
     known, cycle = example.cycle_labels, example.cycle
-    first, last = cycle[pair.first], cycle[pair.last]
-    bend = np.zeros((2, *first.shape), np.float32)
-    if pair.before is not None:
-        bend[0] = cycle[pair.before] - 2 * first + last
-    if pair.after is not None:
-        bend[1] = first - 2 * last + cycle[pair.after]
     return {
-        "ed": first,
-        "es": last,
-        "bend": bend,
+        "ed": cycle[pair.first],
+        "es": cycle[pair.last],
+        "bend": second_differences(cycle, pair.before, pair.first, pair.last, pair.after),
         "frames": cycle[pair.between],
         "gammas": pair.gammas,
         "span": np.array([pair.steps / len(cycle), pair.steps], np.float32),

@@ -15,7 +15,7 @@ import numpy as np
 from jaxtyping import Float32
 from scipy.interpolate import CubicSpline
 
-from mstg_jax.cycles import frames_at
+from mstg_jax.cycles import frames_at, linear
 from mstg_jax.data.acdc import read_patient
 from mstg_jax.data.pipeline import Example
 from mstg_jax.evaluation.as_json import strict
@@ -24,7 +24,6 @@ from mstg_jax.evaluation.comparing.statistics import Interval, interval
 from mstg_jax.evaluation.scoring.metrics import psnr
 from mstg_jax.evaluation.showing.charts import phase_chart
 from mstg_jax.evaluation.showing.tables import Table, markdown
-from mstg_jax.methods.cycle import linear
 
 log = logging.getLogger(__name__)
 LINEAR, SPLINE = "linear", "spline"
