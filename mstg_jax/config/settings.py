@@ -61,6 +61,13 @@ class DataConfig:
     """Share of the patients held out when the folder has no testing/ part."""
     augment: bool = True
     """DDM's augmentation: in-plane flips and transpose, each with probability 0.5."""
+    rotate: float = 0.0
+    """Training examples are turned in plane by up to so many degrees either way."""
+    zoom: float = 0.0
+    """Training examples are enlarged or made smaller in plane by up to this share: 0.1 for 10 %."""
+    contrast: float = 0.0
+    """Intensities of training examples are raised to a power between 1 / (1 + this) and 1 + this,
+    which changes the contrast of dark to bright tissue."""
     phantom_patients: tuple[int, int] = (40, 10)
     """Phantom patients for training and for validation."""
     phantom_size: tuple[int, int, int] = (10, 96, 96)
@@ -77,11 +84,17 @@ class DataConfig:
     def check(self) -> None:
         positive("data", self, "spacing", "size", "phantom_patients", "phantom_size")
         positive("data", self, "slices", "thickness")
-        share("data", self, "validation")
+        share("data", self, "validation", "zoom")
         if not 0 <= self.pairs <= 1:
             raise SettingsError(f"data.pairs is {self.pairs}, but it must lie in [0, 1]")
         if self.longest < 0 or self.longest == 1:
             raise SettingsError(f"data.longest is {self.longest}, but it must be 0, or 2 or more")
+        if not 0 <= self.rotate <= 180:
+            raise SettingsError(
+                f"data.rotate is {self.rotate}, but it must lie in [0, 180] degrees"
+            )
+        if self.contrast < 0:
+            raise SettingsError(f"data.contrast is {self.contrast}, but it must be 0 or more")
         low, high = self.percentiles
         if not 0 <= low < high <= 100:
             raise SettingsError(

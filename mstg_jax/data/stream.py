@@ -7,14 +7,13 @@ import numpy as np
 from jaxtyping import Float32, Int
 
 from mstg_jax.config import DataConfig
+from mstg_jax.data.augment import UNKNOWN, augmented, power_of, raised
 from mstg_jax.data.cycle import CLOSED_BELOW, second_differences
 from mstg_jax.data.pipeline import Example
 
 if TYPE_CHECKING:
     import grain
 
-UNKNOWN = 255
-"""Label of every voxel where a frame has no labels."""
 LONGEST = 0.7
 """Largest share of a cycle between two ends; from ED to ES are about 0.35, from ES to ED 0.65."""
 
@@ -63,8 +62,8 @@ def train_iterator(
     index, count = shard
 
     def load(i: int, rng: np.random.Generator) -> dict[str, np.ndarray]:
-        item = taken(examples[i], drawn(examples[i], frames, config, rng))
-        item = _augmented(item, rng) if config.augment else item
+        pair = drawn(examples[i], frames, config, rng)
+        item = augmented(taken(examples[i], pair, power_of(config, rng)), config, rng)
         if config.depth == "native":
             item = _of_depth(item, config.slices, rng)
         return item | {"patient": np.array(i, np.int32)}
@@ -116,36 +115,26 @@ def _piece(
     return (piece, (before, after)) if rng.random() < 0.5 else (piece[::-1], (after, before))
 
 
-def taken(example: Example, pair: Drawn) -> dict[str, np.ndarray]:
-    """What was drawn, as an item of a batch; see `train_iterator`."""
+def taken(example: Example, pair: Drawn, power: float = 1.0) -> dict[str, np.ndarray]:
+    """What was drawn, as an item of a batch, see `train_iterator`; intensities to a power."""
     unknown = np.full(example.fov.shape, UNKNOWN, np.uint8)
-    known, cycle = example.cycle_labels, example.cycle
+    known, total = example.cycle_labels, len(example.cycle)
+    beyond = [frame for frame in (pair.before, pair.after) if frame is not None]
+    frames = raised(example.cycle[[pair.first, pair.last, *pair.between, *beyond]], power)
+    count = 2 + len(pair.between)
+    before = None if pair.before is None else count
+    after = None if pair.after is None else len(frames) - 1
     return {
-        "ed": cycle[pair.first],
-        "es": cycle[pair.last],
-        "bend": second_differences(cycle, pair.before, pair.first, pair.last, pair.after),
-        "frames": cycle[pair.between],
+        "ed": frames[0],
+        "es": frames[1],
+        "bend": second_differences(frames, before, 0, 1, after),
+        "frames": frames[2:count],
         "gammas": pair.gammas,
-        "span": np.array([pair.steps / len(cycle), pair.steps], np.float32),
+        "span": np.array([pair.steps / total, pair.steps], np.float32),
         "labels_ed": known.get(pair.first, unknown),
         "labels_es": known.get(pair.last, unknown),
         "fov": example.fov,
     }
-
-
-def _augmented(item: dict[str, np.ndarray], rng: np.random.Generator) -> dict[str, np.ndarray]:
-    """DDM's augmentation: flips of h and w and their transpose, each with probability 0.5."""
-    flip_h, flip_w, transpose = rng.random(3) < 0.5
-    _, height, width = item["ed"].shape
-
-    def apply(x: np.ndarray) -> np.ndarray:
-        if np.ndim(x) < 3:
-            return x
-        x = x[..., ::-1, :] if flip_h else x
-        x = x[..., ::-1] if flip_w else x
-        return x.swapaxes(-1, -2) if transpose and height == width else x
-
-    return {key: apply(value) for key, value in item.items()}
 
 
 def _of_depth(
