@@ -106,7 +106,8 @@ class SampleConfig:
     """A whole beat instead of ED to ES, closed from the last key frame to the first: of ED and ES,
     or of --key."""
     key: tuple[Path, ...] = ()
-    """3D NIfTI files in the order of time, two or more, evenly spread over what is generated."""
+    """3D NIfTI files in the order of time, two or more, evenly spread over what is generated; two
+    with --cycle are ED and ES at their usual times, 0.38 of the beat apart."""
     frames: int | None = None
     """Frames from ED to ES, or with --cycle or --key of all; by default as many as the patient has,
     and 30 of files. Metrics need the default."""

@@ -2,7 +2,9 @@
 
 import base64
 import csv
+import errno
 import json
+import os
 import re
 from dataclasses import replace
 from io import BytesIO
@@ -251,6 +253,29 @@ def test_wrong_use_says_what_is_needed(
     out = () if "--out" in args else ("--out", "results")
     assert main([*args, *out]) == 1
     assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("task", "write", "row"),
+    [
+        ("between", "mstg_jax.evaluation.records.write", "| blend |"),
+        ("upsample", "mstg_jax.evaluation.upsampling.write", "| linear |"),
+    ],
+)
+def test_results_that_the_disk_refuses_are_on_stdout(
+    task: str, write: str, row: str, run: Path, tmp_path: Path, monkeypatch, capsys
+):
+    """The disk fills up while the methods are compared, which may take hours."""
+
+    def refuse(*_: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(write, refuse)
+    out = ("--out", str(tmp_path / "out"))
+    assert main(["--runs", str(run), "--task", task, "--factor", "2", *out]) == 1
+    printed = capsys.readouterr()
+    assert row in printed.out
+    assert "cannot be written: No space left on device" in printed.err
 
 
 def test_an_unknown_protocol_is_refused(capsys):

@@ -78,7 +78,8 @@ def evaluate(settings: Settings) -> None:
     from mstg_jax.evaluation import records
     from mstg_jax.evaluation.comparing.comparison import compare
     from mstg_jax.evaluation.showing.report import write_report
-    from mstg_jax.evaluation.upsampling import upsample, write
+    from mstg_jax.evaluation.showing.tables import markdown
+    from mstg_jax.evaluation.upsampling import table, upsample, write
     from mstg_jax.methods import TRIVIAL
     from mstg_jax.methods.platform import prepare
 
@@ -93,8 +94,10 @@ def evaluate(settings: Settings) -> None:
             settings.factor,
             settings.seed,
         )
+        print(f"\n{markdown(table(made))}\n")  # first, for the disk may refuse what took so long
         with files.writing("--out", settings.out):
-            print(f"\n{write(settings.out, made)}\n\n{settings.out / 'upsample.png'}")
+            write(settings.out, made)
+        print(settings.out / "upsample.png")
         return
     log.info(f"{len(contenders)} methods, {len(validation)} patients, protocol {settings.protocol}")
     results = compare(
@@ -106,10 +109,11 @@ def evaluate(settings: Settings) -> None:
         seed=settings.seed,
     )
     results = replace(results, data={name: getattr(shared, name) for name in SHARED})
+    print(f"\n{records.tables(results)}")  # first, for the disk may refuse what took so long
     with files.writing("--out", settings.out):
         records.write(settings.out, results)
         report = write_report(settings.out, results, contenders, validation)
-    print(f"\n{(settings.out / 'table.md').read_text(encoding='utf-8')}\n{report}")
+    print(report)
 
 
 def read_configs(settings: Settings) -> dict[Path, Config]:

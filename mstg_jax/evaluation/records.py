@@ -23,8 +23,7 @@ def write(out: Path, results: Comparison) -> None:
     record = results_record(results)
     text = json.dumps(record, indent=1, allow_nan=False) + "\n"
     (out / "results.json").write_text(text, encoding="utf-8")
-    parts = [f"## {s.title}\n\n{s.note}\n\n{markdown(s.table)}\n" for s in sections(results)]
-    (out / "table.md").write_text("\n".join(parts), encoding="utf-8")
+    (out / "table.md").write_text(tables(results), encoding="utf-8")
     nearest = [f"nearest_training_{name}" for name in Match._fields]
     with (out / "results.csv").open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
@@ -38,6 +37,12 @@ def write(out: Path, results: Comparison) -> None:
                     match = frame.get("likeness", {})
                     values += [match.get(column) for column in Match._fields]
                     writer.writerow([results.protocol, score["id"], name, i, *values])
+
+
+def tables(results: Comparison) -> str:
+    """All sections, in Markdown."""
+    parts = [f"## {s.title}\n\n{s.note}\n\n{markdown(s.table)}\n" for s in sections(results)]
+    return "\n".join(parts)
 
 
 def results_record(results: Comparison) -> dict[str, Any]:

@@ -127,9 +127,9 @@ def table(found: Sequence[MadeFrame]) -> Table:
     return rows
 
 
-def write(out: Path, found: Sequence[MadeFrame]) -> str:
-    """upsample.csv with every frame, upsample.json with means, upsample.md and upsample.png;
-    returns the table. Existing files are replaced."""
+def write(out: Path, found: Sequence[MadeFrame]) -> None:
+    """upsample.csv with every frame, upsample.json with means, upsample.md and upsample.png.
+    Existing files are replaced."""
     with (out / "upsample.csv").open("w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, list(asdict(found[0])))
         writer.writeheader()
@@ -146,8 +146,6 @@ def write(out: Path, found: Sequence[MadeFrame]) -> str:
     }
     text = json.dumps(strict(record), indent=1, allow_nan=False) + "\n"
     (out / "upsample.json").write_text(text, encoding="utf-8")
-    shown = markdown(table(found))
     note = "PSNR in dB on each patient's own grid, of the frames that were left out; 95 % intervals"
-    (out / "upsample.md").write_text(f"{note}.\n\n{shown}\n", encoding="utf-8")
+    (out / "upsample.md").write_text(f"{note}.\n\n{markdown(table(found))}\n", encoding="utf-8")
     phase_chart(out / "upsample.png", phases)
-    return shown
