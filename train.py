@@ -8,7 +8,7 @@ from pathlib import Path
 
 from mstg_jax.cli import parse_train
 from mstg_jax.command import command, leave
-from mstg_jax.config import Config, SettingsError, UserError
+from mstg_jax.config import Config, SettingsError
 
 log = logging.getLogger("mstg_jax.train")
 
@@ -67,9 +67,10 @@ def train(config: Config) -> int:
     from mstg_jax.data.stream import train_iterator
     from mstg_jax.training.checkpoint import Checkpoints
     from mstg_jax.training.log import RunLog
-    from mstg_jax.training.processes import any_of_them, together
+    from mstg_jax.training.processes import together
     from mstg_jax.training.stop import StopRequest
     from mstg_jax.training.validation import validate
+    from mstg_jax.training.watch import Watch
 
     with together():
         training, validation = load_examples(config.data)
@@ -100,7 +101,11 @@ def train(config: Config) -> int:
             f"training and {len(validation)} validation patients, {jax.device_count()} x "
             f"{jax.devices()[0].device_kind} -> {run}"
         )
-        train_step = program.result()
+        train_step, watch = program.result(), Watch(checkpoints.last_good)
+
+        def due(step: int, every: int) -> bool:
+            return step % every == 0 or step == settings.steps
+
         bar = tqdm(
             initial=start,
             total=settings.steps,
@@ -119,22 +124,16 @@ def train(config: Config) -> int:
                 state, metrics = train_step(
                     state, to_device(batch, mesh), key, np.int32(settings.steps)
                 )
-                values = {name: float(value) for name, value in metrics.items()}
+                watch.add(step, metrics, [training[i].id for i in batch["patient"]])
                 stop.listen()
                 bar.update()
-                bar.set_postfix(loss=f"{values['loss']:.4f}", refresh=False)
-                if not np.isfinite(values["loss"]) or not np.isfinite(values["grad_norm"]):
-                    names = ", ".join(training[i].id for i in batch["patient"])
-                    raise UserError(
-                        f"stopped: step {step} has loss {values['loss']} and gradient norm "
-                        f"{values['grad_norm']} on {names}; the last good checkpoint is "
-                        f"{checkpoints.last_good()}"
-                    )
-                if step % settings.log_every == 0 or step == settings.steps:
-                    numbers.add(step, "train", values)
-                if step % settings.save_every == 0 or step == settings.steps:
+                bar.set_postfix(loss=f"{watch.loss:.4f}", refresh=False)
+                if due(step, settings.log_every):
+                    numbers.add(step, "train", watch.values())
+                if due(step, settings.save_every):
+                    watch.values()  # first, so that only finite weights are saved
                     checkpoints.save(state, config)
-                if first and (step % settings.validate_every == 0 or step == settings.steps):
+                if due(step, settings.validate_every):
                     picture = run / "pictures" / f"step-{step:06d}.png"
                     chosen = validation[: settings.validate_patients]
                     model = (structure.graph, structure.params(np.array(state.ema)))
@@ -143,7 +142,8 @@ def train(config: Config) -> int:
                     shown = ", ".join(f"{name} {value:.4g}" for name, value in scores.items())
                     log.info(f"step {step}: {shown or 'nothing to score'}; {picture}")
                 # Asked here, so that a request during validation is saved too.
-                if stopped := any_of_them(stop.requested):
+                if stopped := stop.reached(step):
+                    watch.values()
                     checkpoints.save(state, config)
                     break
             else:

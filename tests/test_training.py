@@ -153,9 +153,9 @@ def test_the_first_signal_asks_and_the_second_interrupts(capfd):
             os.kill(os.getpid(), signal.SIGINT)  # before the first step
         stop.listen()
         stop.listen()
-        assert not stop.requested
+        assert not stop.reached(1)
         os.kill(os.getpid(), signal.SIGINT)
-        assert stop.requested
+        assert stop.reached(2)
         with pytest.raises(KeyboardInterrupt):
             os.kill(os.getpid(), signal.SIGTERM)
     assert "SIGINT: stopping" in capfd.readouterr().err

@@ -60,10 +60,3 @@ def together() -> Iterator[None]:
                     raise UserError(f"process {index} stopped: {said}")
     if failed is not None:
         raise failed
-
-
-def any_of_them(here: bool) -> bool:
-    """Whether it is so in any of the processes; all must ask."""
-    if jax.process_count() == 1:
-        return here
-    return bool(multihost_utils.process_allgather(np.array([here])).any())

@@ -1,19 +1,25 @@
 """Ctrl-C and SIGTERM as a request that the loop answers between two steps."""
 
+import os
 import signal
 from types import FrameType, TracebackType
+
+import jax
+from jax.experimental import multihost_utils
 
 from mstg_jax import console
 
 
 class StopRequest:
-    """`with StopRequest() as stop: ... if stop.requested: save, leave`. A second one interrupts.
+    """`with StopRequest() as stop: ... if stop.reached(step): save, leave`. A second Ctrl-C
+    interrupts.
 
-    From `listen` on: before the first step is done there is nothing to save.
+    Of several processes any may be asked; JAX's preemption service hears SIGTERM from its start on,
+    and finds a step that all of them reach.
     """
 
     def __init__(self) -> None:
-        self.requested = False
+        self._requested = False
         self._before: dict[int, object] = {}
         self._wakeup: int | None = None
 
@@ -21,12 +27,21 @@ class StopRequest:
         return self
 
     def listen(self) -> None:
-        """Take the signals over; a second call does nothing."""
+        """Take the signals over; a second call does nothing. Before the first step is done there is
+        nothing to save."""
         if self._wakeup is not None:
             return
         self._wakeup = signal.set_wakeup_fd(-1)  # mstg_jax.command would not wait for a long step
-        for number in (signal.SIGINT, signal.SIGTERM):
+        alone = jax.process_count() == 1
+        for number in (signal.SIGINT, signal.SIGTERM) if alone else (signal.SIGINT,):
             self._before[number] = signal.signal(number, self._request)
+
+    def reached(self, step: int) -> bool:
+        """Whether to save this step and leave: the same in all processes, which must ask at every
+        step."""
+        if jax.process_count() == 1:
+            return self._requested
+        return multihost_utils.reached_preemption_sync_point(step)
 
     def __exit__(
         self,
@@ -40,8 +55,10 @@ class StopRequest:
             signal.set_wakeup_fd(self._wakeup)
 
     def _request(self, number: int, frame: FrameType | None) -> None:
-        if self.requested:
+        if self._requested:
             raise KeyboardInterrupt
-        self.requested = True
+        self._requested = True
+        if jax.process_count() > 1:
+            os.kill(os.getpid(), signal.SIGTERM)  # the preemption service knows no other signal
         name = signal.Signals(number).name
         console.at_once(f"\n{name}: stopping after this step; again to stop at once")
