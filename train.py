@@ -1,4 +1,5 @@
-"""Train a method: `python train.py [PRESET] [--flags]`, continue with `--resume`."""
+"""Train a method: `python train.py [PRESET] [--flags]`, continue with `--resume`; or several, with
+`--sweep SETTING=VALUE,VALUE`."""
 
 import logging
 import os
@@ -9,13 +10,21 @@ from pathlib import Path
 from mstg_jax.cli import parse_train
 from mstg_jax.command import command, leave
 from mstg_jax.config import Config, SettingsError
+from mstg_jax.sweep.cells import split
 
 log = logging.getLogger("mstg_jax.train")
 
 
 @command("train.py")
 def main(argv: Sequence[str]) -> int:
-    config = parse_train(argv)
+    if (asked := split(argv)) is None:
+        return start(parse_train(argv))
+    from mstg_jax.sweep.run import sweep
+
+    return sweep(asked, sys.argv[0], start)
+
+
+def start(config: Config) -> int:
     # NumPy's products are small here, and its threads, waiting busily, take a core from XLA's.
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     # Everything below takes seconds to import; --help and wrong flags should not wait for it.
@@ -70,7 +79,7 @@ def train(config: Config) -> int:
     from mstg_jax.training.processes import together
     from mstg_jax.training.stop import StopRequest
     from mstg_jax.training.validation import validate
-    from mstg_jax.training.watch import Watch
+    from mstg_jax.training.watch import Pace, Watch
 
     with together():
         training, validation = load_examples(config.data)
@@ -86,7 +95,7 @@ def train(config: Config) -> int:
             if first:
                 runs.remember(run, config)
             log.info(f"resumed {run} at step {int(state.step)}")
-        start = int(state.step)
+        done = int(state.step)
         batches = train_iterator(
             training,
             config.data,
@@ -94,32 +103,32 @@ def train(config: Config) -> int:
             seed=settings.seed,
             frames=method.frames,
             shard=(jax.process_index(), jax.process_count()),
-            start=start,
+            start=done,
         )
         log.info(
             f"{config.method}: {state.params.size:,} parameters, {len(training)} "
             f"training and {len(validation)} validation patients, {jax.device_count()} x "
             f"{jax.devices()[0].device_kind} -> {run}"
         )
-        train_step, watch = program.result(), Watch(checkpoints.last_good)
+        train_step, watch, pace = program.result(), Watch(checkpoints.last_good), Pace(done)
 
         def due(step: int, every: int) -> bool:
             return step % every == 0 or step == settings.steps
 
         bar = tqdm(
-            initial=start,
+            initial=done,
             total=settings.steps,
             unit="step",
             disable=not (first and log.isEnabledFor(logging.INFO)),
             mininterval=0.1 if sys.stderr.isatty() else 30,  # a log file wants lines, not frames
         )
         with (
-            RunLog(run, start, write=first) as numbers,
+            RunLog(run, done, write=first) as numbers,
             StopRequest() as stop,
             bar,
             logging_redirect_tqdm(),
         ):
-            for step in range(start + 1, settings.steps + 1):
+            for step in range(done + 1, settings.steps + 1):
                 batch = next(batches)
                 state, metrics = train_step(
                     state, to_device(batch, mesh), key, np.int32(settings.steps)
@@ -130,6 +139,7 @@ def train(config: Config) -> int:
                 bar.set_postfix(loss=f"{watch.loss:.4f}", refresh=False)
                 if due(step, settings.log_every):
                     numbers.add(step, "train", watch.values())
+                    numbers.add(step, "cost", pace.values(step))
                 if due(step, settings.save_every):
                     watch.values()  # first, so that only finite weights are saved
                     checkpoints.save(state, config)

@@ -48,9 +48,11 @@ def parse_train(argv: Sequence[str]) -> Config:
 
 
 _DESCRIPTION = (
-    "Train a method. Presets: demo (default), acdc-small, acdc-between, paper, ddm, direct, and a "
-    "-tiny twin of each; `train.py PRESET --help` lists the flags. `train.py --resume [--run DIR]` "
-    "continues."
+    "Train a method. Presets: demo (default), acdc-small, acdc-between, acdc-cine, paper, ddm, "
+    "direct, and a -tiny twin of each; `train.py PRESET --help` lists the flags. `train.py "
+    "--resume [--run DIR]` continues. `--sweep SETTING=VALUE,VALUE` trains a run for each value, "
+    "several of them for each combination; --sweep.each changes one at a time, --sweep.zip all "
+    "together, --sweep.list prints one command for each, --sweep.cell NAME trains one."
 )
 
 

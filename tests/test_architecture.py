@@ -40,6 +40,7 @@ ALLOWED = {
     "evaluation": {"cycles", "methods", "data", "config", "shapes"},
     "cycles": {"methods", "data", "config"},
     "training": {"evaluation", "methods", "data", "config", "shapes", "files", "console"},
+    "sweep": {"methods", "cli", "runs", "config", "files"},
     "bench": {"training", "methods", "models", "config", "files"},
     "interop": {"training", "methods", "diffusion", "config", "runs", "files"},
 }
@@ -231,7 +232,7 @@ def test_text_is_utf_8_in_any_locale(path):
 
 # Where a result is printed; all else is said by logging (console.py).
 PRINTS = {"train.py", "sample.py", "mstg_jax/command.py", "mstg_jax/data/verify.py"}
-PRINTS |= {"mstg_jax/bench/worker.py", "kernels/bench/static.py"}
+PRINTS |= {"mstg_jax/bench/worker.py", "kernels/bench/static.py", "mstg_jax/sweep/run.py"}
 
 
 def test_only_commands_print():

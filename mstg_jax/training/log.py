@@ -42,7 +42,8 @@ class RunLog:
         self._event(step=first_step + 1, session_log={"status": "START"})
 
     def add(self, step: int, kind: str, values: dict[str, float]) -> None:
-        """One line {"step": ..., "kind": "train" or "validation", ...} and one point per value."""
+        """One line {"step": ..., "kind": ..., ...}, of kind train, cost or validation, and one
+        point per value."""
         if not self._write:
             return
         with self._path.open("a", encoding="utf-8") as file:

@@ -1,5 +1,7 @@
 """The numbers of a run's steps, asked of the device as late as they may be."""
 
+import sys
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -53,3 +55,30 @@ class Watch:
                 f"stopped: step {taken.step} has loss {self.loss} and gradient norm {norm} on "
                 f"{', '.join(taken.patients)}; the last good checkpoint is {self._last_good()}"
             )
+
+
+class Pace:
+    """Seconds of a step, mean since it was asked last, and the most memory until then."""
+
+    def __init__(self, step: int):
+        self._step, self._time = step, time.perf_counter()
+
+    def values(self, step: int) -> dict[str, float]:
+        """memory: GB, of the device that has used most where devices tell, else of the process."""
+        now = time.perf_counter()
+        seconds = (now - self._time) / max(1, step - self._step)
+        self._step, self._time = step, now
+        told = [device.memory_stats() or {} for device in jax.local_devices()]
+        used = max((stats.get("peak_bytes_in_use", 0) for stats in told), default=0)
+        found = {"seconds": seconds, "memory": (used or _of_process()) / 1e9}
+        return {name: value for name, value in found.items() if value}
+
+
+def _of_process() -> int:
+    """Bytes; 0 where the system does not tell."""
+    try:
+        import resource
+    except ModuleNotFoundError:  # Windows
+        return 0
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
