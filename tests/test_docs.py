@@ -21,6 +21,7 @@ from mstg_jax.config import PRESETS
 from mstg_jax.data import verify
 from mstg_jax.evaluation import __main__ as evaluation
 from mstg_jax.interop import __main__ as interop
+from mstg_jax.sweep.cells import cells, split
 
 ROOT = Path(__file__).parents[1]
 README = ROOT / "README.md"
@@ -32,9 +33,16 @@ def parse_verify(argv: list[str]) -> None:
     assert verify.main(argv) == 0
 
 
+def parse_training(argv: list[str]) -> None:
+    if (asked := split(argv)) is None:
+        parse_train(argv)
+    else:
+        cells(parse_train(asked.argv), asked.axes, asked.form)
+
+
 # What reads each program's flags, and the arguments with which --help lists all of them.
 PROGRAMS: dict[str, tuple[Callable[[list[str]], Any], tuple[str, ...]]] = {
-    "train.py": (parse_train, ("demo",)),
+    "train.py": (parse_training, ("demo",)),
     "sample.py": (parse_sample, ()),
     "mstg_jax.evaluation": (lambda argv: tyro.cli(evaluation.Settings, args=argv), ()),
     "mstg_jax.interop": (lambda argv: tyro.cli(interop.Command, args=argv), ("from-torch",)),
@@ -66,7 +74,7 @@ def commands(page: Path, text: str) -> Iterator[Command]:
     """Those of the project in lines of a shell, or in inline code."""
     for line in text.replace("\\\n", " ").splitlines():
         for part in line.split("&&"):
-            words = shlex.split(part, comments=True)
+            words = shlex.split(part.partition(" > ")[0], comments=True)
             while words and re.match(r"[A-Z_]+=", words[0]):
                 del words[0]
             if words[:1] == ["python"]:

@@ -154,7 +154,8 @@ def test_a_claim_ends_with_its_process(tmp_path: Path, host: str, age: float, fr
     path.write_text(
         f"{socket.gethostname() if host == 'here' else host} {ended.pid}", encoding="utf-8"
     )
-    os.utime(path, (time.time() - age,) * 2)
+    then = time.time() - age
+    os.utime(path, (then, then))
     with claimed(tmp_path, "cell") as ours:
         assert ours == free
 
