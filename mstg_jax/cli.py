@@ -38,8 +38,12 @@ def parse_train(argv: Sequence[str]) -> Config:
     else:
         if not args or (args[0].startswith("-") and args[0] not in ("-h", "--help")):
             args.insert(0, "demo")
+        own = {name: (f"{text}\n\n{_SWEEPS}", preset) for name, (text, preset) in PRESETS.items()}
         config = tyro.extras.overridable_config_cli(
-            PRESETS, args=args, prog="train.py", description=_DESCRIPTION
+            PRESETS if args[0] in ("-h", "--help") else own,
+            args=args,
+            prog="train.py",
+            description=f"{_DESCRIPTION} {_SWEEPS}",
         )
     config.check()
     if not config.resume:
@@ -50,9 +54,12 @@ def parse_train(argv: Sequence[str]) -> Config:
 _DESCRIPTION = (
     "Train a method. Presets: demo (default), acdc-small, acdc-between, acdc-cine, paper, ddm, "
     "direct, and a -tiny twin of each; `train.py PRESET --help` lists the flags. `train.py "
-    "--resume [--run DIR]` continues. `--sweep SETTING=VALUE,VALUE` trains a run for each value, "
-    "several of them for each combination; --sweep.each changes one at a time, --sweep.zip all "
-    "together, --sweep.list prints one command for each, --sweep.cell NAME trains one."
+    "--resume [--run DIR]` continues."
+)
+_SWEEPS = (
+    "--sweep SETTING=VALUE,VALUE trains a run for each value, several of them for each combination; "
+    "--sweep.each changes one at a time, --sweep.zip all together, --sweep.list prints one command "
+    "for each, --sweep.cell NAME trains one."
 )
 
 
