@@ -57,9 +57,9 @@ _DESCRIPTION = (
     "--resume [--run DIR]` continues."
 )
 _SWEEPS = (
-    "--sweep SETTING=VALUE,VALUE trains a run for each value, several of them for each combination; "
-    "--sweep.each changes one at a time, --sweep.zip all together, --sweep.list prints one command "
-    "for each, --sweep.cell NAME trains one."
+    "--sweep SETTING=VALUE,VALUE trains a run for each value, several of them for each "
+    "combination; --sweep.each changes one at a time, --sweep.zip all together, --sweep.list "
+    "prints one command for each, --sweep.cell NAME trains one."
 )
 
 

@@ -40,7 +40,9 @@ ALLOWED = {
     "evaluation": {"cycles", "methods", "data", "config", "shapes"},
     "cycles": {"methods", "data", "config"},
     "training": {"evaluation", "methods", "data", "config", "shapes", "files", "console"},
-    "sweep": {"methods", "cli", "runs", "config", "files"},
+    "sweep": {
+        *("training", "evaluation", "methods", "data", "cli", "runs", "config", "files"),
+    },
     "bench": {"training", "methods", "models", "config", "files"},
     "interop": {"training", "methods", "diffusion", "config", "runs", "files"},
 }
@@ -49,6 +51,7 @@ COMMANDS = {
     "evaluation/__main__.py": {"training", "cli", "runs", "files", "command"},
     "interop/__main__.py": {"command"},
     "bench/__main__.py": {"command"},
+    "sweep/__main__.py": {"command"},
     "data/acdc.py": {"command"},
     "data/verify.py": {"command"},
 }

@@ -21,6 +21,7 @@ from mstg_jax.config import PRESETS
 from mstg_jax.data import verify
 from mstg_jax.evaluation import __main__ as evaluation
 from mstg_jax.interop import __main__ as interop
+from mstg_jax.sweep import __main__ as sweep
 from mstg_jax.sweep.cells import cells, split
 
 ROOT = Path(__file__).parents[1]
@@ -47,6 +48,7 @@ PROGRAMS: dict[str, tuple[Callable[[list[str]], Any], tuple[str, ...]]] = {
     "mstg_jax.evaluation": (lambda argv: tyro.cli(evaluation.Settings, args=argv), ()),
     "mstg_jax.interop": (lambda argv: tyro.cli(interop.Command, args=argv), ("from-torch",)),
     "mstg_jax.bench": (lambda argv: tyro.cli(bench.Settings, args=argv), ()),
+    "mstg_jax.sweep": (lambda argv: tyro.cli(sweep.Settings, args=argv), ()),
     "mstg_jax.data.acdc": (parse_verify, ("verify",)),
     "kernels.bench": (lambda argv: tyro.cli(scan_bench.Settings, args=argv), ()),
 }
