@@ -72,8 +72,10 @@ def plot(path: Path, table: Sequence[Row]) -> None:
     """A line for each cell: its seeds as dots, their mean as a bar, and the first cell's mean."""
     figure = Figure(figsize=(9.0, 1.1 + 0.3 * len(table)), dpi=DPI, layout="constrained")
     FigureCanvasAgg(figure)
-    panels = figure.subplots(1, 2, sharey=True)
-    for axes, metric in zip(panels, (PSNR, DICE), strict=True):
+    metrics = [m for m in (PSNR, DICE) if any(known(x) for row in table for x in row.of_seeds(m))]
+    metrics = metrics or [PSNR]
+    panels = figure.subplots(1, len(metrics), sharey=True, squeeze=False)[0]
+    for axes, metric in zip(panels, metrics, strict=True):
         for place, row in enumerate(table):
             values = [x for x in row.of_seeds(metric) if known(x)]
             axes.plot(values, [place] * len(values), "o", ms=4, color="tab:blue", alpha=0.6)
