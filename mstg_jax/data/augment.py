@@ -71,7 +71,10 @@ def _turned(
         order = 3 if x.dtype == np.float32 else 0
         planes = x.reshape(-1, *x.shape[-2:])
         kept = planes if order else planes.astype(np.uint8)
-        made = [ndimage.affine_transform(plane, matrix, offset, order=order) for plane in kept]
+        made = [
+            ndimage.affine_transform(plane, matrix, offset, order=order)  # pyright: ignore[reportArgumentType]
+            for plane in kept
+        ]
         return np.stack(made).reshape(x.shape).astype(x.dtype)
 
     made = {key: apply(value) for key, value in item.items()}
