@@ -141,7 +141,7 @@ def train(config: Config) -> int:
                     numbers.add(step, "train", watch.values())
                     numbers.add(step, "cost", pace.values(step))
                 if due(step, settings.save_every):
-                    watch.values()  # first, so that only finite weights are saved
+                    watch.check()  # first, so that only finite weights are saved
                     checkpoints.save(state, config)
                 if due(step, settings.validate_every):
                     picture = run / "pictures" / f"step-{step:06d}.png"
@@ -153,7 +153,7 @@ def train(config: Config) -> int:
                     log.info(f"step {step}: {shown or 'nothing to score'}; {picture}")
                 # Asked here, so that a request during validation is saved too.
                 if stopped := stop.reached(step):
-                    watch.values()
+                    watch.check()
                     checkpoints.save(state, config)
                     break
             else:

@@ -7,10 +7,10 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
+from waiting import until
 
 import kernels
 import mstg_jax
@@ -80,11 +80,7 @@ def losses(folder: Path) -> list[float]:
 def test_two_processes_stop_together_and_resume_as_one_process_with_two_devices(tmp_path: Path):
     run = tmp_path / "two"
     processes = two(*new_run("two", 1000), cwd=tmp_path)
-    deadline = time.monotonic() + 200
-    while len(losses(run)) < 4:
-        assert all(p.poll() is None for p in processes), processes[0].communicate()[0]
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
+    until(lambda: len(losses(run)) >= 4, processes)
     # It becomes SIGTERM, which a cluster sends: the preemption service knows no other.
     processes[1].send_signal(signal.SIGINT)
     first, _ = (ended(process) for process in processes)

@@ -43,4 +43,4 @@ def test_nothing_is_saved_of_a_step_that_is_not_finite():
     watch = Watch(lambda: "none")
     watch.add(1, metrics(np.nan), ["patient001"])
     with pytest.raises(UserError, match="step 1 has loss nan"):
-        watch.values()
+        watch.check()

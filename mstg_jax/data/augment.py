@@ -65,19 +65,20 @@ def _turned(
     middle = (np.array(item["fov"].shape[1:]) - 1) / 2
     offset = middle - matrix @ middle
 
+    def turned(x: np.ndarray, order: int) -> np.ndarray:
+        planes = x.reshape(-1, *x.shape[-2:])
+        made = [
+            ndimage.affine_transform(plane, matrix, offset, order=order)  # pyright: ignore[reportArgumentType]
+            for plane in planes
+        ]
+        return np.stack(made).reshape(x.shape)
+
+    fov = turned(item["fov"].astype(np.uint8), 0).astype(np.bool_)
+
     def apply(x: np.ndarray) -> np.ndarray:
         if np.ndim(x) < 3 or not x.any() or (x == UNKNOWN).all():
             return x
-        order = 3 if x.dtype == np.float32 else 0
-        planes = x.reshape(-1, *x.shape[-2:])
-        kept = planes if order else planes.astype(np.uint8)
-        made = [
-            ndimage.affine_transform(plane, matrix, offset, order=order)  # pyright: ignore[reportArgumentType]
-            for plane in kept
-        ]
-        return np.stack(made).reshape(x.shape).astype(x.dtype)
+        return turned(x, 3 if x.dtype == np.float32 else 0) * fov
 
-    made = {key: apply(value) for key, value in item.items()}
-    images = {key: x * made["fov"] for key, x in made.items() if np.ndim(x) >= 3}
-    unknown = {key: x for key, x in made.items() if np.ndim(x) >= 3 and (x == UNKNOWN).all()}
-    return made | images | unknown
+    rest = {key: apply(value) for key, value in item.items() if key != "fov"}
+    return rest | {"fov": fov}

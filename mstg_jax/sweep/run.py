@@ -99,9 +99,9 @@ def _all(asked: Asked, program: str, folder: Path, found: Sequence[Cell]) -> int
             log.info(f"cell {number} of {len(found)}: {cell.name} ({left} left{rest})")
             ended = children.run([sys.executable, program, *_of_cell(asked, folder, cell.name)])
             trained += 1
-            _note(folder, cell, ended)
-            if children.stopped:
+            if children.stopped:  # by the user: it has not failed
                 break
+            _note(folder, cell, ended)
     missing = [c.name for c in found if not finished(folder / c.name, c.config.train.steps)]
     failed = {name: how for name, how in passed_over(folder).items() if name in missing}
     print(f"{len(found) - len(missing)} of {len(found)} cells finished: {folder}")

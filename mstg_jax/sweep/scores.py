@@ -14,10 +14,9 @@ from mstg_jax.config import Config
 from mstg_jax.data.pipeline import Example, load_examples
 from mstg_jax.evaluation.as_json import strict
 from mstg_jax.evaluation.scoring.measures import DICE, MOTION, TESTED
-from mstg_jax.evaluation.scoring.protocol import score_sequence
-from mstg_jax.evaluation.scoring.resampled import resampled_sequence, resampled_truth
+from mstg_jax.evaluation.scoring.resampled import made_and_scored
 from mstg_jax.evaluation.scoring.scores import known
-from mstg_jax.methods import generate_sequence, make_method
+from mstg_jax.methods import make_method
 from mstg_jax.sweep.folder import last_step
 from mstg_jax.training.checkpoint import load_model
 from mstg_jax.training.state import parameter_count
@@ -64,9 +63,7 @@ def _made(
     model, step = load_model(run, config, method)
     patients = {}
     for example in examples:
-        ends = example.frames[0], example.frames[-1]
-        made = generate_sequence(method, model, *ends, example.gammas, span=example.span)
-        score = score_sequence(resampled_truth(example), resampled_sequence(example, made))
+        _, score = made_and_scored(method, model, example)
         found = {metric.key: metric.of(score) for metric in METRICS}
         patients[example.id] = {key: x if known(x) else math.nan for key, x in found.items()}
     return step, parameter_count(model[1]), patients

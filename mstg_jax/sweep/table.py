@@ -95,9 +95,8 @@ def shown(table: Sequence[Row]) -> Table:
                 text += f" ± {metric.cell(float(np.std(values, ddof=1)))}"
             line.append(text)
         test = tests.get(row.name)
-        line += ["", ""] if test is None else [
-            written(-_mean_difference(table[0], row), "{:+.2f}"), written(test.p, "{:.3f}")
-        ]  # fmt: skip
+        less = mean(row.of_seeds(PSNR)) - mean(table[0].of_seeds(PSNR))
+        line += ["", ""] if test is None else [written(less, "{:+.2f}"), written(test.p, "{:.3f}")]
         seconds, memory = mean([r.seconds for r in row.runs]), max(r.memory for r in row.runs)
         line += [
             f"{row.runs[0].parameters:,}",
@@ -106,10 +105,6 @@ def shown(table: Sequence[Row]) -> Table:
         ]
         cells.append(line)
     return cells
-
-
-def _mean_difference(first: Row, second: Row) -> float:
-    return mean(first.of_seeds(PSNR)) - mean(second.of_seeds(PSNR))
 
 
 def shown_effects(found: Sequence[Effect]) -> Table:

@@ -40,12 +40,16 @@ class Watch:
         if before is not None:
             self._check(before)
 
-    def values(self) -> dict[str, float]:
-        """All numbers of the newest step; waits for it."""
+    def check(self) -> Taken:
+        """The newest step; waits for it."""
         if self._newest is None:
             raise RuntimeError("no step has been added")
         self._check(self._newest)
-        return {name: float(x) for name, x in jax.device_get(self._newest.metrics).items()}
+        return self._newest
+
+    def values(self) -> dict[str, float]:
+        """All numbers of the newest step; waits for it."""
+        return {name: float(x) for name, x in jax.device_get(self.check().metrics).items()}
 
     def _check(self, taken: Taken) -> None:
         found = jax.device_get({name: taken.metrics[name] for name in ("loss", "grad_norm")})

@@ -4,8 +4,17 @@ along depth as the truth. Frames that were made on resampled slices stay as they
 import numpy as np
 
 from mstg_jax.data.pipeline import Example
-from mstg_jax.evaluation.scoring.protocol import Reference, Truth
-from mstg_jax.methods.base import FrameSequence
+from mstg_jax.evaluation.scoring.protocol import Reference, Truth, score_sequence
+from mstg_jax.evaluation.scoring.scores import Score
+from mstg_jax.methods import Method, generate_sequence
+from mstg_jax.methods.base import FrameSequence, Model
+
+
+def made_and_scored(method: Method, model: Model, example: Example) -> tuple[FrameSequence, Score]:
+    """What a method makes of a patient's ED and ES, on its own grid, and how good that is."""
+    ends = example.frames[0], example.frames[-1]
+    made = generate_sequence(method, model, *ends, example.gammas, span=example.span)
+    return made, score_sequence(resampled_truth(example), resampled_sequence(example, made))
 
 
 def resampled_truth(example: Example) -> Truth:
