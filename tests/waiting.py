@@ -14,4 +14,4 @@ def until(
         for process in processes:
             assert process.poll() is None, process.communicate()[0]
         assert time.monotonic() < deadline
-        time.sleep(0.05)
+        time.sleep(0.02)
