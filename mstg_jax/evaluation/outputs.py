@@ -57,12 +57,14 @@ def write_volumes(
 ) -> None:
     """sequence.nii.gz, and on request labels.nii.gz and flow.nii.gz, on the patient's own grid.
 
-    Beyond the model's crop the sequence shows ED. Raises SettingsError if labels are wanted of
-    a patient that has none, ValueError if these are wanted of a method that does not deform.
+    What the model's grid does not hold is blended in the sequence, see Geometry.inverse. Raises
+    SettingsError if labels are wanted of a patient that has none, ValueError if these are wanted of
+    a method that does not deform.
     """
     geometry, count = example.geometry, len(made.frames)
     stride = (len(patient.sequence) - 1) / (count - 1)
-    native = geometry.inverse(made.frames, background=patient.frames[patient.ed])
+    gammas = np.linspace(0, 1, count, dtype=np.float32)
+    native = geometry.inverse(made.frames, patient.frames[[patient.ed, patient.es]], gammas)
     write_sequence(folder / "sequence.nii.gz", native, patient, stride)
     if not (labels or flow):
         return

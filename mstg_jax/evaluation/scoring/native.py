@@ -42,17 +42,20 @@ def native_truth(patient: Patient) -> Reference:
 def native_sequence(patient: Patient, geometry: Geometry, made: FrameSequence) -> FrameSequence:
     """Frames on the model's grid as this protocol scores them, and their flow in native voxels.
 
-    Beyond the model's crop the frames show ED and the flow is zero.
+    What the model's grid does not hold is blended, see Geometry.inverse; beyond its crop the flow
+    is zero.
     """
-    frames = geometry.inverse(made.frames, background=patient.frames[patient.ed])
+    ends = patient.frames[[patient.ed, patient.es]]
+    gammas = np.linspace(0, 1, len(made.frames), dtype=np.float32)
+    frames = geometry.inverse(made.frames, ends, gammas)
     flow = None
     if made.flow is not None:
         # Zeros would look like folding at the border of the image.
         components = np.moveaxis(geometry.inverse_flow(made.flow), -1, 1)
         flow = np.moveaxis(centred(components, mode="edge"), 1, -1)
-    low, high = limits(centred(patient.frames[[patient.ed, patient.es]]))
-    gammas = np.linspace(0, 1, len(frames), dtype=np.float32)[:, None, None, None]
-    ranges = (low[:1] + gammas * (low[1:] - low[:1]), high[:1] + gammas * (high[1:] - high[:1]))
+    low, high = limits(centred(ends))
+    share = gammas[:, None, None, None]
+    ranges = (low[:1] + share * (low[1:] - low[:1]), high[:1] + share * (high[1:] - high[:1]))
     return FrameSequence(scaled(centred(frames), *ranges), flow)
 
 
