@@ -7,6 +7,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from mstg_jax.children import end_with_parent
 from mstg_jax.cli import parse_train
 from mstg_jax.command import command, leave
 from mstg_jax.config import Config, SettingsError
@@ -17,8 +18,14 @@ log = logging.getLogger("mstg_jax.train")
 
 @command("train.py")
 def main(argv: Sequence[str]) -> int:
+    end_with_parent()
     if (asked := split(argv)) is None:
-        return start(parse_train(argv))
+        config = parse_train(argv)
+        if not config.cluster.joins:
+            return start(config)
+        from mstg_jax.training.guard import guard, guarded
+
+        return start(config) if guarded() else guard(config)
     from mstg_jax.sweep.run import sweep
 
     return sweep(asked, sys.argv[0], start)
@@ -29,11 +36,13 @@ def start(config: Config) -> int:
     os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     # Everything below takes seconds to import; --help and wrong flags should not wait for it.
     from mstg_jax.methods.platform import prepare
-    from mstg_jax.training.processes import join
+    from mstg_jax.training.processes import alone_among, join
 
     prepare(config)
-    if config.train.distributed:
-        join()
+    if config.cluster.joins:
+        join(config.cluster)
+    elif others := alone_among():
+        log.warning(f"{others}, but this one trains alone: --cluster.auto joins them")
     return train(config)
 
 
@@ -76,7 +85,7 @@ def train(config: Config) -> int:
     from mstg_jax.data.stream import train_iterator
     from mstg_jax.training.checkpoint import Checkpoints
     from mstg_jax.training.log import RunLog
-    from mstg_jax.training.processes import together
+    from mstg_jax.training.processes import depending, together
     from mstg_jax.training.stop import StopRequest
     from mstg_jax.training.validation import validate
     from mstg_jax.training.watch import Pace, Watch
@@ -127,6 +136,7 @@ def train(config: Config) -> int:
             StopRequest() as stop,
             bar,
             logging_redirect_tqdm(),
+            depending(run),
         ):
             for step in range(done + 1, settings.steps + 1):
                 batch = next(batches)
@@ -161,8 +171,7 @@ def train(config: Config) -> int:
     if first:
         print(f"{'stopped' if stopped else 'done'} at step {int(state.step)}: {run}")
         if stopped:
-            again = " --train.distributed" if settings.distributed else ""
-            print(f"continue with: python train.py --resume --run {run}{again}")
+            print(f"continue with: python train.py --resume --run {run}")
     return 0
 
 

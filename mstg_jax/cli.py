@@ -3,11 +3,11 @@
 import math
 from argparse import ArgumentParser
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 
 from mstg_jax import runs
-from mstg_jax.config import PRESETS, Config, SettingsError, differences
+from mstg_jax.config import PRESETS, ClusterConfig, Config, SettingsError, differences
 
 # What may change when a run is continued; everything else would make it another run.
 RESUMABLE = (
@@ -21,7 +21,7 @@ RESUMABLE = (
     "train.save_every",
     "train.keep",
     "train.log_every",
-    "train.distributed",
+    *(f"cluster.{field.name}" for field in fields(ClusterConfig)),
 )
 
 
@@ -74,8 +74,7 @@ def _resumed(args: list[str]) -> Config:
     if args and args[0] in PRESETS:
         args = args[1:]  # the run has its settings; the preset it began with is harmless
     # Whether there are other processes is no matter of the run: it may go on with any number.
-    alone = replace(stored.train, distributed=False)
-    default = replace(stored, run=str(folder), train=alone)
+    default = replace(stored, run=str(folder), cluster=ClusterConfig())
     config = tyro.cli(Config, default=default, args=args, prog="train.py --resume")
     changed = [d for d in differences(stored, config) if d.split(":")[0] not in RESUMABLE]
     if changed:

@@ -64,11 +64,10 @@ def _own_folder(method: str) -> Path:
 def remember(folder: Path, config: Config) -> None:
     """Store what a resumed run is to do from now on, so that the next --resume does it, too.
 
-    How it was started (run, resume, train.distributed) stays as it was.
+    How it was started (run, resume, cluster) stays as it was.
     """
     stored, path = read_config(folder), folder / "config.json"
-    train = replace(config.train, distributed=stored.train.distributed)
-    config = replace(config, run=stored.run, resume=stored.resume, train=train)
+    config = replace(config, run=stored.run, resume=stored.resume, cluster=stored.cluster)
     if config == stored:
         return
     with files.writing("--run", folder):

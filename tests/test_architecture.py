@@ -30,6 +30,7 @@ ALLOWED = {
     "shapes": set(),
     "files": {"config"},
     "console": set(),
+    "children": set(),
     "command": {"config", "files", "console"},
     "runs": {"config", "files"},
     "cli": {"config", "runs"},
@@ -39,9 +40,12 @@ ALLOWED = {
     "methods": {"models", "diffusion", "config", "shapes"},
     "evaluation": {"cycles", "methods", "data", "config", "shapes"},
     "cycles": {"methods", "data", "config"},
-    "training": {"evaluation", "methods", "data", "config", "shapes", "files", "console"},
+    "training": {
+        *("evaluation", "methods", "data", "config", "shapes", "files", "console", "children"),
+    },
     "sweep": {
         *("training", "evaluation", "methods", "data", "cli", "runs", "config", "files"),
+        "children",
     },
     "bench": {"training", "methods", "models", "config", "files"},
     "interop": {"training", "methods", "diffusion", "config", "runs", "files"},

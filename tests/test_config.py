@@ -5,6 +5,7 @@ import os
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from threading import Barrier
+from typing import Any
 
 import pytest
 
@@ -13,6 +14,7 @@ from mstg_jax.cli import parse_sample, parse_train
 from mstg_jax.config import (
     PRESETS,
     CGANConfig,
+    ClusterConfig,
     Config,
     DataConfig,
     DiffusionConfig,
@@ -49,6 +51,10 @@ def test_flags_override_presets_and_demo_is_the_default():
     ]
 
 
+def of_cluster(**settings: Any) -> Config:
+    return Config(run="runs/r", cluster=ClusterConfig(**settings))
+
+
 @pytest.mark.parametrize(
     ("config", "message"),
     [
@@ -68,7 +74,13 @@ def test_flags_override_presets_and_demo_is_the_default():
         (Config(optim=OptimConfig(ema=1.0)), r"optim\.ema is 1\.0"),
         (Config(optim=OptimConfig(learning_rate=-1e-4)), r"optim\.learning_rate is -0\.0001"),
         (Config(train=TrainConfig(batch=0)), r"train\.batch is 0"),
-        (Config(train=TrainConfig(distributed=True)), r"train\.distributed needs --run"),
+        (Config(cluster=ClusterConfig(auto=True)), "a cluster needs --run"),
+        (of_cluster(auto=True, processes=2), r"leave cluster\.processes out"),
+        (of_cluster(coordinator="a:1"), r"needs cluster\.processes, cluster\.process_id"),
+        (of_cluster(process_id=1), r"needs cluster\.coordinator, cluster\.processes"),
+        (of_cluster(coordinator="a", processes=2, process_id=0), "must be HOST:PORT"),
+        (of_cluster(coordinator="a:1", processes=2, process_id=2), "it is one of 0 to 1"),
+        (of_cluster(timeout=0), r"cluster\.timeout is 0"),
     ],
 )
 def test_settings_that_cannot_work_are_refused(config: Config, message: str):
@@ -80,6 +92,12 @@ def test_runs_from_before_a_section_get_its_defaults():
     stored = to_json(PRESETS["ddm"][1])
     for section in ("r2net", "ukan", "cgan", "motion"):
         del stored[section]
+    assert from_json(stored) == PRESETS["ddm"][1]
+
+
+def test_runs_from_when_processes_were_joined_by_train_are_read():
+    stored = to_json(PRESETS["ddm"][1])
+    stored["train"]["distributed"] = True
     assert from_json(stored) == PRESETS["ddm"][1]
 
 
@@ -218,11 +236,11 @@ def test_what_a_resumed_run_is_to_do_is_remembered(tmp_path, monkeypatch):
     os.utime(folder / "config.json", ns=age)
     runs.create(replace(Config(), run="runs/newer"))
     flags = ["--train.steps", "4000", "--train.keep", "5", "--data.root", "moved"]
-    started = ["--train.distributed", "--resume", "--run", "runs/r"]
+    started = ["--cluster.auto", "--resume", "--run", "runs/r"]
     runs.remember(folder, parse_train([*started, *flags]))
     stored = runs.read_config(folder)
     assert (stored.train.steps, stored.train.keep, stored.data.root) == (4000, 5, "moved")
-    assert (stored.run, stored.resume, stored.train.distributed) == ("runs/r", False, False)
+    assert (stored.run, stored.resume, stored.cluster.auto) == ("runs/r", False, False)
     assert parse_train(["--resume", "--run", "runs/r"]).train.steps == 4000
     assert runs.find(None).name == "newer"
 

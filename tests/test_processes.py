@@ -43,15 +43,15 @@ def ended(process: subprocess.Popen[str], code: int = 0) -> str:
     return output
 
 
+def one_of_two(index: int, address: str) -> tuple[object, ...]:
+    return (
+        "--cluster.coordinator", address, "--cluster.processes", 2, "--cluster.process-id", index,
+    )  # fmt: skip
+
+
 def two(*args: object, cwd: Path) -> list[subprocess.Popen[str]]:
     address = free_address()
-    return [
-        start(
-            REPO / "train.py", *args, "--train.distributed", cwd=cwd,
-            JAX_COORDINATOR_ADDRESS=address, JAX_NUM_PROCESSES="2", JAX_PROCESS_ID=str(index),
-        )
-        for index in range(2)
-    ]  # fmt: skip
+    return [start(REPO / "train.py", *args, *one_of_two(i, address), cwd=cwd) for i in range(2)]
 
 
 def new_run(name: str, steps: int, validate: int = 1000) -> tuple[object, ...]:
@@ -118,9 +118,9 @@ def test_what_one_process_fails_at_ends_the_other(tmp_path: Path):
     """The second process alone cannot read the data."""
     code = """
 import sys
-from mstg_jax.config import UserError
+from mstg_jax.config import ClusterConfig, UserError
 from mstg_jax.training.processes import join, together
-join()
+join(ClusterConfig(coordinator=sys.argv[1], processes=2, process_id=int(sys.argv[2])))
 import jax
 try:
     with together():
@@ -130,26 +130,65 @@ except UserError as error:
     print("told:", error)
 """
     address = free_address()
-    env = {"JAX_COORDINATOR_ADDRESS": address, "JAX_NUM_PROCESSES": "2"}
-    both = [start("-c", code, cwd=REPO, JAX_PROCESS_ID=str(i), **env) for i in range(2)]
+    both = [start("-c", code, address, i, cwd=REPO) for i in range(2)]
     first, second = (ended(process) for process in both)
     assert "told: process 1 stopped: patient007 is broken" in first
     assert "told: patient007 is broken" in second
 
 
-@pytest.mark.parametrize(
-    ("env", "message"),
-    [
-        ({}, "set JAX_COORDINATOR_ADDRESS (host:port of the first process), JAX_NUM_PROCESSES"),
-        ({"JAX_NUM_PROCESSES": "two"}, "JAX_NUM_PROCESSES is 'two', which is no number"),
-    ],
-)
-def test_without_a_known_cluster_what_is_missing_is_named(env, message, tmp_path: Path):
-    args = ("demo-tiny", "--data.cache", "cache", "--run", "new", "--train.distributed")
-    told = ended(start(REPO / "train.py", *args, cwd=tmp_path, **env), code=1)
-    (line,) = (line for line in told.splitlines() if line.startswith("train.py: "))
-    assert message in line
+def last_line(output: str) -> str:
+    """What the command itself says at its end; JAX may say a lot before."""
+    (line,) = (line for line in output.splitlines() if line.startswith("train.py: "))
+    return line
+
+
+@pytest.mark.parametrize("killed", [0, 1])
+def test_where_one_of_two_is_killed_the_other_ends_and_says_so(tmp_path: Path, killed: int):
+    args = (*new_run("two", 1000), "--train.save-every", 1, "--cluster.timeout", 10)
+    processes = two(*args, cwd=tmp_path)
+    run = tmp_path / "two"
+    until(lambda: len(losses(run)) >= 3, processes)
+    pid = processes[killed].pid  # of what watches over the training
+    child = Path(f"/proc/{pid}/task/{pid}/children").read_text(encoding="utf-8").split()[0]
+    os.kill(int(child), signal.SIGKILL)
+    ended(processes[killed], code=128 + signal.SIGKILL)
+    told = last_line(ended(processes[1 - killed], code=1))
+    assert "one has ended" in told or "another process of the run has ended" in told
+    assert "--resume --run two" in told
+    if killed == 0:
+        return
+    saved = max(int(p.name) for p in (run / "checkpoints").iterdir() if p.name.isdecimal())
+    both = two("--resume", "--run", "two", cwd=tmp_path)
+    until(lambda: (run / "checkpoints" / str(saved + 1)).is_dir(), both)
+    both[1].kill()  # without it what it watches stops, too, as by Ctrl-C
+    output = ended(both[0])
+    both[1].communicate()
+    assert f"resumed two at step {saved}" in output
+    assert f"stopped at step {len(losses(run))}" in output
+
+
+def test_others_that_do_not_come_are_named(tmp_path: Path):
+    address = free_address()
+    for index in range(2):
+        args = (*new_run("two", 4), *one_of_two(index, address), "--cluster.timeout", 3)
+        told = ended(start(REPO / "train.py", *args, cwd=tmp_path), code=1)
+        assert last_line(told) == (
+            f"train.py: the others did not come within 3 s: 2 processes at {address}, this one is "
+            f"{index}"
+        )
+
+
+def test_without_a_known_cluster_what_is_missing_is_named(tmp_path: Path):
+    args = ("demo-tiny", "--data.cache", "cache", "--run", "new", "--cluster.auto")
+    told = ended(start(REPO / "train.py", *args, cwd=tmp_path), code=1)
+    assert "give each --cluster.coordinator (HOST:PORT of the first one)" in last_line(told)
     assert "Traceback" not in told
+
+
+def test_whoever_is_started_by_a_cluster_without_the_flag_is_told(tmp_path: Path):
+    args = ("demo-tiny", "--data.cache", "cache", "--data.root", "none", "--run", "new")
+    told = ended(start(REPO / "train.py", *args, cwd=tmp_path, SLURM_STEP_NUM_TASKS="8"), code=1)
+    assert "SLURM has started 8 processes, but this one trains alone: --cluster.auto" in told
 
 
 def test_no_import_starts_the_backend():

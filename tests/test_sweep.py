@@ -16,6 +16,7 @@ from mstg_jax.config import PRESETS, SettingsError
 from mstg_jax.sweep import folder as sweep_folder
 from mstg_jax.sweep.cells import all_names, cells, split
 from mstg_jax.sweep.folder import claimed, finished, read, remember
+from mstg_jax.sweep.run import sweep as run_sweep
 
 REPO = Path(__file__).parents[1]
 BASE = PRESETS["acdc-between"][1]
@@ -77,7 +78,7 @@ def test_values_of_every_kind():
 def test_every_setting_has_a_name():
     known = list(all_names(BASE))
     assert {"method", "model.mixer", "data.rotate", "train.seed"} <= set(known)
-    assert not {"run", "resume"} & set(known)
+    assert not {"run", "resume", "cluster.auto"} & set(known)
 
 
 @pytest.mark.parametrize(
@@ -112,6 +113,15 @@ def test_wrong_sweeps_are_refused_before_the_first_cell(flags: list[str], said: 
     with pytest.raises(SettingsError) as told:
         refused()
     assert said in str(told.value)
+
+
+def test_processes_share_a_sweep_by_its_folder_alone(tmp_path: Path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    asked = split(["demo-tiny", "--run", "s", "--sweep", "seed=0,1", "--cluster.auto"])
+    assert asked is not None
+    with pytest.raises(SettingsError, match="leave --cluster out"):
+        run_sweep(asked, "train.py", lambda _: 0)
+    assert not list(tmp_path.iterdir())
 
 
 def test_without_sweep_nothing_is_taken_away():

@@ -2,6 +2,7 @@
 
 from mstg_jax.config.baselines import CGANConfig, R2NetConfig, RegisterConfig, UKANConfig
 from mstg_jax.config.checks import SettingsError, UserError
+from mstg_jax.config.cluster import ClusterConfig
 from mstg_jax.config.motion import MotionConfig
 from mstg_jax.config.presets import FULL_PRESETS, PRESETS, tiny
 from mstg_jax.config.settings import (
@@ -22,6 +23,7 @@ __all__ = [
     "PRESETS",
     "BranchName",
     "CGANConfig",
+    "ClusterConfig",
     "Config",
     "DataConfig",
     "DiffusionConfig",

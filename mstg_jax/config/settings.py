@@ -5,6 +5,7 @@ from typing import Literal
 
 from mstg_jax.config.baselines import CGANConfig, R2NetConfig, RegisterConfig, UKANConfig
 from mstg_jax.config.checks import SettingsError, positive, share
+from mstg_jax.config.cluster import ClusterConfig
 from mstg_jax.config.motion import MotionConfig
 
 MethodName = Literal[
@@ -211,8 +212,6 @@ class TrainConfig:
     keep: int = 3
     """Checkpoints kept."""
     log_every: int = 10
-    distributed: bool = False
-    """Join the other processes of a cluster or TPU pod before anything else."""
 
     def check(self) -> None:
         positive("train", self, "steps", "batch", "validate_every", "validate_patients")
@@ -232,6 +231,7 @@ class Config:
     cgan: CGANConfig = field(default_factory=CGANConfig)
     optim: OptimConfig = field(default_factory=OptimConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
+    cluster: ClusterConfig = field(default_factory=ClusterConfig)
     run: str | None = None
     """Folder of the run; by default runs/<preset>-<date and time>."""
     resume: bool = False
@@ -243,7 +243,8 @@ class Config:
         Whether the networks of the method fit the grid says methods.make_method.
         """
         methods = (self.motion, self.register, self.r2net, self.ukan, self.cgan)
-        for section in (self.data, self.model, self.diffusion, *methods, self.optim, self.train):
+        rest = (self.optim, self.train, self.cluster)
+        for section in (self.data, self.model, self.diffusion, *methods, *rest):
             section.check()
-        if self.train.distributed and self.run is None:
-            raise SettingsError("train.distributed needs --run: one folder that every process sees")
+        if self.cluster.joins and self.run is None:
+            raise SettingsError("a cluster needs --run: one folder that every process sees")

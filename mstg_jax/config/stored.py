@@ -50,9 +50,11 @@ def from_json(stored: dict[str, Any]) -> Config:
                 f"fit no present network. Train preset acdc-between anew ({now})"
             )
         motion = {}
+    train = dict(stored.get("train", {}))
+    train.pop("distributed", None)  # is said by `cluster` now, and is no matter of the run
     parts = {
         name: build(sections[name], value) if name in sections else value
-        for name, value in (stored | {"motion": motion}).items()
+        for name, value in (stored | {"motion": motion, "train": train}).items()
     }
     return build(Config, parts)
 

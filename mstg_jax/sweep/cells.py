@@ -15,7 +15,7 @@ Axis: TypeAlias = tuple[str, tuple[str, ...]]
 """A setting's dotted name, and its values as they are written."""
 APART, JOINED = ",", "+"
 """Between the values of an axis, and between the items of one value."""
-NOT_SWEPT = ("run", "resume", "train.distributed")
+NOT_SWEPT = ("run", "resume", "cluster")
 SEED, BASE = "train.seed", "base"
 Form: TypeAlias = Literal["grid", "zip", "each"]
 """Every combination; the first values together, the second ones, and so on; or one setting at a
@@ -152,9 +152,11 @@ def all_names(config: Any, before: str = "") -> Iterator[str]:
     """Dotted names of all settings."""
     for field in fields(config):
         value, name = getattr(config, field.name), before + field.name
+        if name in NOT_SWEPT:
+            continue
         if is_dataclass(value):
             yield from all_names(value, name + ".")
-        elif name not in NOT_SWEPT:
+        else:
             yield name
 
 

@@ -3,11 +3,9 @@
 import hashlib
 import json
 import logging
-import os
 import shlex
 import shutil
 import signal
-import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -15,6 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from mstg_jax import files, runs
+from mstg_jax.children import Children
 from mstg_jax.cli import parse_train
 from mstg_jax.config import Config, SettingsError, to_json
 from mstg_jax.sweep.cells import Asked, Cell, cells
@@ -32,6 +31,11 @@ def sweep(asked: Asked, program: str, start: Callable[[Config], int]) -> int:
     base = parse_train(asked.argv)
     if base.resume:
         raise SettingsError("--sweep goes on by itself where it broke off: leave --resume out")
+    if base.cluster.joins:
+        raise SettingsError(
+            "--sweep trains each cell in one process: leave --cluster out, and start the same "
+            "command on several machines"
+        )
     found = cells(replace(base, run=None), asked.axes, asked.form)
     folder = Path(base.run) if base.run else _own_folder(base, found)
     for cell in found:
@@ -89,7 +93,7 @@ def _one(folder: Path, cell: Cell, start: Callable[[Config], int]) -> int:
 
 def _all(asked: Asked, program: str, folder: Path, found: Sequence[Cell]) -> int:
     began, trained = time.monotonic(), 0
-    with _Children() as children:
+    with Children() as children:
         for number, cell in enumerate(found, 1):
             if finished(folder / cell.name, cell.config.train.steps):
                 continue
@@ -123,34 +127,3 @@ def _note(folder: Path, cell: Cell, ended: int) -> None:
             path.parent.mkdir(exist_ok=True)
             files.write_text(path, how + "\n")
             log.warning(f"cell {cell.name} failed: {how}")
-
-
-class _Children:
-    """Runs one process at a time; Ctrl-C and SIGTERM go to it, and stop what would follow."""
-
-    def __init__(self) -> None:
-        self.stopped = False
-        self._child: subprocess.Popen[bytes] | None = None
-        self._before: dict[int, object] = {}
-        self._wakeup = -1
-
-    def __enter__(self) -> "_Children":
-        self._wakeup = signal.set_wakeup_fd(-1)  # mstg_jax.command would not wait for the child
-        for number in (signal.SIGINT, signal.SIGTERM):
-            self._before[number] = signal.signal(number, self._forward)
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        for number, handler in self._before.items():
-            signal.signal(number, handler)  # pyright: ignore[reportArgumentType]
-        signal.set_wakeup_fd(self._wakeup)
-
-    def run(self, command: Sequence[str]) -> int:
-        """In a group of its own, which a terminal's Ctrl-C does not reach: it would come twice."""
-        self._child = subprocess.Popen(command, start_new_session=os.name == "posix")
-        return self._child.wait()
-
-    def _forward(self, number: int, frame: object) -> None:
-        self.stopped = True
-        if self._child is not None:
-            self._child.send_signal(number)

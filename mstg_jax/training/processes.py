@@ -3,42 +3,63 @@
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
 from mstg_jax import console
-from mstg_jax.config import SettingsError, UserError
+from mstg_jax.config import ClusterConfig, SettingsError, UserError
+from mstg_jax.training.guard import joined
 
-ADDRESS, COUNT, INDEX = "JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID"
-WAIT = 120  # seconds for the others to come
 LONGEST = 400  # bytes of a message to the others
+STARTED = {"SLURM": "SLURM_STEP_NUM_TASKS", "Open MPI": "OMPI_COMM_WORLD_SIZE"}
+"""What says how many processes they have started."""
 
 
-def join() -> None:
-    """Before JAX's backend starts. Raises SettingsError with what would name the processes."""
-    given = {name: os.environ.get(name) for name in (COUNT, INDEX)}
-    if wrong := [f"{n} is {x!r}" for n, x in given.items() if x is not None and not x.isdecimal()]:
-        raise SettingsError(f"train.distributed: {', '.join(wrong)}, which is no number")
-    count, index = (None if x is None else int(x) for x in given.values())
+def join(config: ClusterConfig) -> None:
+    """Before JAX's backend starts. Raises SettingsError if nothing names the processes; JAX ends
+    this one if the others do not come, see guard.py."""
     try:
         jax.distributed.initialize(
-            num_processes=count, process_id=index, initialization_timeout=WAIT
+            config.coordinator,
+            config.processes,
+            config.process_id,
+            initialization_timeout=config.timeout,
+            heartbeat_timeout_seconds=config.timeout,
         )
     except (ValueError, TypeError) as error:
         raise SettingsError(
-            f"train.distributed: {error} JAX knows the processes of SLURM, Open MPI, Kubernetes "
-            f"and Cloud TPU; elsewhere set {ADDRESS} (host:port of the first process), {COUNT} "
-            f"and {INDEX} (0 to count - 1) for each process"
+            f"--cluster.auto: {error} JAX knows the processes of SLURM, Open MPI, Kubernetes and "
+            "Cloud TPU; elsewhere give each --cluster.coordinator (HOST:PORT of the first one), "
+            "--cluster.processes and --cluster.process-id (0 to processes - 1)"
         ) from error
-    except RuntimeError as error:
-        first = str(error).splitlines()[0]
-        raise SettingsError(
-            f"train.distributed: the processes did not join within {WAIT} s: {first}; "
-            f"{ADDRESS} is {os.environ.get(ADDRESS)}, {COUNT} {count}, {INDEX} {index}"
-        ) from error
+    joined()
     console.name_process(jax.process_index(), jax.process_count())
+
+
+def alone_among() -> str | None:
+    """Who has started several processes, of which this one may be meant to be one."""
+    for name, variable in STARTED.items():
+        count = os.environ.get(variable, "")
+        if count.isdecimal() and int(count) > 1:
+            return f"{name} has started {count} processes"
+    return None
+
+
+@contextmanager
+def depending(run: Path) -> Iterator[None]:
+    """Around steps that need all processes: says so where one of them has ended."""
+    try:
+        yield
+    except jax.errors.JaxRuntimeError as error:
+        if jax.process_count() == 1 or "RESOURCE_EXHAUSTED" in str(error):
+            raise
+        raise UserError(
+            f"what all processes do together failed ({str(error).splitlines()[0]}), as it does "
+            f"where one has ended; continue by starting all of them with --resume --run {run}"
+        ) from error
 
 
 @contextmanager
