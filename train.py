@@ -67,12 +67,14 @@ def train(config: Config) -> int:
         raise SettingsError(
             f"method {config.method} has no parameters; sample.py shows it beside every run"
         )
-    mesh = make_mesh(settings.batch)
+    mesh = make_mesh(config)
     structure, state = init_state(
         method, make_optimiser(config.optim, settings.steps), settings.seed
     )
     state, key = replicate(state, mesh), jax.random.key(settings.seed)
-    step_of = make_train_step(method, structure, config.optim, mesh)
+    step_of = make_train_step(
+        method, structure, config.optim, mesh, settings.accumulate, config.precision
+    )
     first = jax.process_index() == 0
     shapes = batch_shapes(config, method.frames, mesh)
     log.info("compiling the training step, while the data is read")

@@ -21,6 +21,9 @@ RESUMABLE = (
     "train.save_every",
     "train.keep",
     "train.log_every",
+    "train.accumulate",
+    "mesh.data",
+    "mesh.space",
     *(f"cluster.{field.name}" for field in fields(ClusterConfig)),
 )
 

@@ -15,6 +15,7 @@ from mstg_jax.methods import generate_sequence, make_method, new_model
 from mstg_jax.methods.r2net import folding
 from mstg_jax.models.r2net import LipschitzBlock, spectrally_normalised
 from mstg_jax.models.ukan import KANLinear, b_splines
+from mstg_jax.training.sharding import make_mesh
 from mstg_jax.training.state import init_state, make_optimiser, parameter_count
 from mstg_jax.training.step import make_train_step
 
@@ -38,7 +39,12 @@ BATCH = {
     "frames": jnp.asarray(MIDDLE)[None, None, ..., None],
     "gammas": jnp.full((1, 1), 0.5),
     "fov": jnp.ones((1, *SIZE, 1), bool),
+    "bend": jnp.zeros((1, 2, *SIZE, 1)),
+    "span": jnp.ones((1, 2)),
+    "labels_ed": jnp.zeros((1, *SIZE, 1), np.uint8),
+    "labels_es": jnp.zeros((1, *SIZE, 1), np.uint8),
 }
+KEYS = jax.random.split(jax.random.key(0), 1)
 
 
 @cache
@@ -51,7 +57,7 @@ def trained(name: str):
     """The graph, each step's state on the host, and the metrics of so many steps on one batch."""
     optimiser = make_optimiser(OPTIM, 1)
     structure, state = init_state(method(name), optimiser, seed=0)
-    mesh = jax.make_mesh((1,), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
+    mesh = make_mesh(replace(TINY, train=replace(TINY.train, batch=1)), jax.devices()[:1])
     step = make_train_step(method(name), structure, OPTIM, mesh)
     states, metrics = [structure.in_trees(state)], []
     for _ in range(30):
@@ -173,7 +179,7 @@ def test_each_turn_updates_its_own_part():
     for turn, state in zip(adversaries.turns, before.opt_state, strict=True):
 
         def loss(params, turn=turn):
-            return turn.loss(nnx.merge(graph, params), BATCH, jax.random.key(0))[0]
+            return turn.loss(nnx.merge(graph, params), BATCH, KEYS)[0]
 
         gradients = jax.jit(jax.grad(loss))(params)
         with jax.numpy_dtype_promotion("standard"):
@@ -198,7 +204,7 @@ def test_ukan_predicts_what_it_is_asked_for():
     losses = set()
     for prediction in ("eps", "x0", "v"):
         made = method("ukan", diffusion=replace(TINY.diffusion, prediction=prediction))
-        loss, _ = made.loss(made.build(np.random.default_rng(0)), BATCH, jax.random.key(0))
+        loss, _ = made.loss(made.build(np.random.default_rng(0)), BATCH, KEYS)
         losses.add(float(loss))
     assert len(losses) == 3, losses
     assert np.isfinite(list(losses)).all()

@@ -31,6 +31,8 @@ FLAGS = {
 }
 SHAPE = (4, 16, 16)
 
+KEYS = jax.random.split(jax.random.key(1), 1)
+
 
 def settings(**motion: object) -> Config:
     config = PRESETS["acdc-between-tiny"][1]
@@ -125,7 +127,7 @@ def test_every_weight_of_the_loss_is_a_part_and_differentiable(name):
     @jax.jit
     def slopes(params):
         return jax.value_and_grad(
-            lambda p: method.loss(nnx.merge(graph, p), batch, jax.random.key(1)), has_aux=True
+            lambda p: method.loss(nnx.merge(graph, p), batch, KEYS), has_aux=True
         )(params)
 
     (total, parts), gradients = slopes(shaken(params, 0.02))
@@ -146,7 +148,7 @@ def test_unlabelled_ends_do_not_weigh():
     first, frame, last = moving(np.linspace(0, 1, 3))
     batch = batch_of(first, frame, last, 0.5)
     batch["labels_es"] = jnp.full_like(batch["labels_es"], 255)
-    _, parts = method.loss(nnx.merge(graph, params), batch, jax.random.key(1))
+    _, parts = method.loss(nnx.merge(graph, params), batch, KEYS)
     assert parts["labels"] == 0
 
 
@@ -157,9 +159,7 @@ def test_what_lies_out_of_view_does_not_weigh():
     batch = batch_of(first, frame, last, 0.5)
     batch["fov"] = batch["fov"].at[:, :, 12:].set(False)
     other = batch | {"frames": batch["frames"].at[:, :, :, 12:].set(7.0)}
-    losses = [
-        method.loss(nnx.merge(graph, params), b, jax.random.key(1))[0] for b in (batch, other)
-    ]
+    losses = [method.loss(nnx.merge(graph, params), b, KEYS)[0] for b in (batch, other)]
     assert losses[0] == losses[1]
 
 
@@ -179,8 +179,8 @@ def test_training_brings_frames_closer():
         batch = batch_of(frames[0], frames[1], frames[-1], 0.0)
         batch["frames"] = jnp.asarray(frames)[at][None, None, ..., None]
         batch["gammas"] = jnp.asarray(gammas)[at][None, None]
-        key = jax.random.fold_in(jax.random.key(0), i)
-        slopes = jax.grad(lambda p: method.loss(nnx.merge(graph, p), batch, key)[0])(params)
+        keys = jax.random.split(jax.random.fold_in(jax.random.key(0), i), 1)
+        slopes = jax.grad(lambda p: method.loss(nnx.merge(graph, p), batch, keys)[0])(params)
         with jax.numpy_dtype_promotion("standard"):
             updates, state = optimiser.update(slopes, state, params)
         return jax.tree.map(lambda p, u: p + u, params, updates), state

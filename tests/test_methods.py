@@ -116,11 +116,11 @@ def test_loss(name):
     batch["frames"] = jnp.asarray(np.stack([ED, ES])[None, :frames, ..., None])
     batch["gammas"] = jnp.linspace(0.2, 0.7, frames)[None]
 
-    def loss(params, key):
-        return method(name).loss(nnx.merge(graph, params), batch, key)
+    def loss(params, keys):
+        return method(name).loss(nnx.merge(graph, params), batch, keys)
 
     step = jax.jit(jax.value_and_grad(loss, has_aux=True))
-    (value, parts), gradients = step(params, jax.random.key(0))
+    (value, parts), gradients = step(params, jax.random.split(jax.random.key(0), 1))
     assert all(np.all(np.isfinite(x)) for x in jax.tree.leaves((value, parts, gradients)))
     # A new mixer ends in a convolution of zeros: the weights before it wait for one step.
     assert all(np.any(np.asarray(x) != 0) for x in jax.tree.leaves(gradients)) == (name == "ddm")
@@ -142,7 +142,7 @@ def test_copy_and_blend():
     np.testing.assert_allclose(frames, [ED, (ED + ES) / 2, ES], rtol=1e-6)
     assert flow is None
     with pytest.raises(NotImplementedError, match="copy has no parameters"):
-        method("copy").loss(nnx.Module(), {}, jax.random.key(0))
+        method("copy").loss(nnx.Module(), {}, jax.random.split(jax.random.key(0), 1))
 
 
 @pytest.mark.parametrize("name", ["mstg", "direct"])

@@ -8,6 +8,7 @@ import optax
 from flax import nnx
 
 from mstg_jax.config import Config
+from mstg_jax.diffusion.draws import step_and_noise
 from mstg_jax.methods.base import Batch, Method
 
 
@@ -19,11 +20,14 @@ class Trajectory(NamedTuple):
     gradients: Any
 
 
-def drawn(key: jax.Array, config: Config, like: Any) -> tuple[np.ndarray, np.ndarray]:
-    """The steps and the noise that methods/mstg.py draws from a key."""
-    key_t, key_noise = jax.random.split(key)
-    t = jax.random.randint(key_t, (len(like),), 0, config.diffusion.steps)
-    return np.asarray(t), np.asarray(jax.random.normal(key_noise, like.shape))
+def drawn(keys: jax.Array, config: Config, like: Any) -> tuple[np.ndarray, np.ndarray]:
+    """The steps and the noise that methods/mstg.py draws from keys."""
+    t, noise = step_and_noise(keys, like.shape[1:], config.diffusion.steps)
+    return np.asarray(t), np.asarray(noise)
+
+
+def keys_of(step: int, like: Any) -> jax.Array:
+    return jax.random.split(jax.random.key(step), len(like))
 
 
 def in_jax(
@@ -34,9 +38,9 @@ def in_jax(
     optimiser = optax.flatten(optax.adam(rate, *config.optim.betas))
 
     @jax.jit
-    def step(params, state, key):
+    def step(params, state, keys):
         def loss(params):
-            return method.loss(nnx.merge(graph, params), batch, key)
+            return method.loss(nnx.merge(graph, params), batch, keys)
 
         (value, parts), slopes = jax.value_and_grad(loss, has_aux=True)(params)
         with jax.numpy_dtype_promotion("standard"):
@@ -45,7 +49,7 @@ def in_jax(
 
     state, losses, first = optimiser.init(params), [], ([], None)
     for i in range(steps):
-        params, state, value, parts, slopes = step(params, state, jax.random.key(i))
+        params, state, value, parts, slopes = step(params, state, keys_of(i, batch["ed"]))
         losses.append(float(value))
         if i == 0:
             first = [float(parts[name]) for name in ("noise", "ncc", "smooth")], slopes
@@ -63,7 +67,7 @@ def in_torch(
     adam = torch.optim.Adam(model.parameters(), lr=rate, betas=config.optim.betas, eps=1e-8)
     losses, first = [], ([], None)
     for i in range(steps):
-        t, noise = drawn(jax.random.key(i), config, es)
+        t, noise = drawn(keys_of(i, es), config, es)
         found = losses_of(
             model, *(2 * tensor(x) - 1 for x in (ed, es)),
             torch.tensor(t, dtype=torch.long), tensor(noise),

@@ -46,7 +46,8 @@ def prepared(preset: str, quantity: Quantity, size: tuple[int, int, int]) -> Cal
 
 def _step(config: Config, method: Method, ed: np.ndarray, es: np.ndarray) -> Callable[[], object]:
     optimiser = make_optimiser(config.optim, config.train.steps)
-    mesh = make_mesh(jax.device_count())  # the volume once on each device
+    count = jax.device_count()  # the volume once on each device
+    mesh = make_mesh(replace(config, train=replace(config.train, batch=count)))
     structure, state = init_state(method, optimiser, config.train.seed)
     state = replicate(state, mesh)
     step = make_train_step(method, structure, config.optim, mesh)
@@ -55,7 +56,7 @@ def _step(config: Config, method: Method, ed: np.ndarray, es: np.ndarray) -> Cal
     batch |= {"bend": np.zeros_like(batch["frames"]).repeat(2, axis=1)}
     batch |= {"span": np.array([[0.38, 10]], np.float32)}
     batch |= {name: np.zeros(es[None].shape, np.uint8) for name in ("labels_ed", "labels_es")}
-    on_device = to_device({k: x.repeat(mesh.size, axis=0) for k, x in batch.items()}, mesh)
+    on_device = to_device({k: x.repeat(count, axis=0) for k, x in batch.items()}, mesh)
     key = jax.random.key(config.train.seed)
 
     def run() -> None:

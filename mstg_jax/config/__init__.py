@@ -3,6 +3,7 @@
 from mstg_jax.config.baselines import CGANConfig, R2NetConfig, RegisterConfig, UKANConfig
 from mstg_jax.config.checks import SettingsError, UserError
 from mstg_jax.config.cluster import ClusterConfig
+from mstg_jax.config.mesh import MeshConfig
 from mstg_jax.config.motion import MotionConfig
 from mstg_jax.config.presets import FULL_PRESETS, PRESETS, tiny
 from mstg_jax.config.settings import (
@@ -14,6 +15,7 @@ from mstg_jax.config.settings import (
     ModelConfig,
     OptimConfig,
     Order,
+    Precision,
     TrainConfig,
 )
 from mstg_jax.config.stored import differences, from_json, to_json
@@ -27,11 +29,13 @@ __all__ = [
     "Config",
     "DataConfig",
     "DiffusionConfig",
+    "MeshConfig",
     "MethodName",
     "ModelConfig",
     "MotionConfig",
     "OptimConfig",
     "Order",
+    "Precision",
     "R2NetConfig",
     "RegisterConfig",
     "SettingsError",

@@ -6,6 +6,7 @@ from typing import Literal
 from mstg_jax.config.baselines import CGANConfig, R2NetConfig, RegisterConfig, UKANConfig
 from mstg_jax.config.checks import SettingsError, positive, share
 from mstg_jax.config.cluster import ClusterConfig
+from mstg_jax.config.mesh import MeshConfig
 from mstg_jax.config.motion import MotionConfig
 
 MethodName = Literal[
@@ -21,6 +22,7 @@ MethodName = Literal[
     "copy",
     "blend",
 ]
+Precision = Literal["float32", "bf16"]
 Order = Literal["raster", "zigzag", "hilbert", "triaxis"]
 BranchName = Literal["spatial", "temporal"]
 
@@ -204,6 +206,8 @@ class TrainConfig:
     steps: int = 72_000
     batch: int = 1
     """Patients per step over all devices."""
+    accumulate: int = 1
+    """Pieces of the batch that are computed one after the other: the same result, less memory."""
     seed: int = 0
     validate_every: int = 1000
     validate_patients: int = 4
@@ -215,7 +219,7 @@ class TrainConfig:
 
     def check(self) -> None:
         positive("train", self, "steps", "batch", "validate_every", "validate_patients")
-        positive("train", self, "save_every", "keep", "log_every")
+        positive("train", self, "save_every", "keep", "log_every", "accumulate")
 
 
 @dataclass(frozen=True)
@@ -231,7 +235,10 @@ class Config:
     cgan: CGANConfig = field(default_factory=CGANConfig)
     optim: OptimConfig = field(default_factory=OptimConfig)
     train: TrainConfig = field(default_factory=TrainConfig)
+    mesh: MeshConfig = field(default_factory=MeshConfig)
     cluster: ClusterConfig = field(default_factory=ClusterConfig)
+    precision: Precision = "float32"
+    """Of products of weights in training; all else stays in float32."""
     run: str | None = None
     """Folder of the run; by default runs/<preset>-<date and time>."""
     resume: bool = False
@@ -243,7 +250,7 @@ class Config:
         Whether the networks of the method fit the grid says methods.make_method.
         """
         methods = (self.motion, self.register, self.r2net, self.ukan, self.cgan)
-        rest = (self.optim, self.train, self.cluster)
+        rest = (self.optim, self.train, self.mesh, self.cluster)
         for section in (self.data, self.model, self.diffusion, *methods, *rest):
             section.check()
         if self.cluster.joins and self.run is None:

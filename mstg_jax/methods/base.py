@@ -11,6 +11,7 @@ from flax import nnx
 from jax import numpy as jnp
 from jaxtyping import Array, Float, Float32, PRNGKeyArray
 
+from mstg_jax.diffusion.draws import Keys
 from mstg_jax.methods.platform import compiler_options
 from mstg_jax.shapes import Image
 
@@ -44,7 +45,7 @@ class Ends(NamedTuple):
     bend: Float[Array, "b 2 d h w 1"]
 
 
-Loss = Callable[[Any, Batch, PRNGKeyArray], tuple[Float[Array, ""], dict[str, Float[Array, ""]]]]
+Loss = Callable[[Any, Batch, Keys], tuple[Float[Array, ""], dict[str, Float[Array, ""]]]]
 
 
 class Turn(NamedTuple):
@@ -86,9 +87,12 @@ class Method(ABC):
 
     @abstractmethod
     def loss(
-        self, model: Any, batch: Batch, key: PRNGKeyArray
+        self, model: Any, batch: Batch, keys: Keys
     ) -> tuple[Float[Array, ""], dict[str, Float[Array, ""]]]:
-        """Loss and its parts for a batch of data/pipeline.py whose volumes have a channel axis."""
+        """Loss and its parts for a batch of data/pipeline.py whose volumes have a channel axis.
+
+        All are means over its examples, each of which draws by its own key.
+        """
 
     @abstractmethod
     def generate(

@@ -11,12 +11,12 @@ ED and ES the flows. Items are flags of `motion`; frames at gamma 0 and 1 are th
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
-import jax
 import numpy as np
 from jax import numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray, UInt8
 
 from mstg_jax.config import DiffusionConfig, ModelConfig, MotionConfig, RegisterConfig
+from mstg_jax.diffusion.draws import Keys, apart, chance, step_and_noise
 from mstg_jax.diffusion.process import local_ncc, q_sample, smoothness
 from mstg_jax.diffusion.schedule import make_schedule
 from mstg_jax.methods.base import Batch, Ends, Generated, Method, by_frame
@@ -60,19 +60,19 @@ class Between(Method):
         return BetweenNet(self.model, self.motion, self.plan, rng=rng)
 
     def loss(
-        self, model: BetweenNet, batch: Batch, key: PRNGKeyArray
+        self, model: BetweenNet, batch: Batch, keys: Keys
     ) -> tuple[Float[Array, ""], dict[str, Float[Array, ""]]]:
         """Errors of the frame, of the linear blend of the moved ends and of each of these, in units
         of the error of a blend of the ends as they are; then what the flags weigh."""
         config, fov = self.motion, batch["fov"].astype(batch["ed"].dtype)
-        key_end, key_denoiser = jax.random.split(key)
+        keys_end, keys_denoiser = apart(keys, 2)
         first, last = batch["ed"], batch["es"]
-        at_end = jax.random.bernoulli(key_end, AT_END, (first.shape[0],))
+        at_end = chance(keys_end, AT_END)
         truth = jnp.where(_wide(at_end), last, batch["frames"][:, 0])
         inside = batch["gammas"][:, 0]
         gamma = jnp.where(at_end, 1.0, inside)
 
-        x_t, t, noise, clean = self._noised(last, key_denoiser)
+        x_t, t, noise, clean = self._noised(last, keys_denoiser)
         pair, predicted = model.pair(first, last, batch["span"], batch["bend"], x_t, t)
         motion = model.motion(pair, model.flows(pair, gamma))
 
@@ -104,13 +104,12 @@ class Between(Method):
         total = jnp.sum(jnp.stack([weights[name] * part for name, part in parts.items()]))
         return total, parts
 
-    def _noised(self, image: Image, key: PRNGKeyArray) -> tuple[Image, Array, Image, Array]:
+    def _noised(self, image: Image, keys: Keys) -> tuple[Image, Array, Image, Array]:
         """What the denoiser sees of it in [-1, 1], its step, the noise, and whether it has none."""
-        schedule, count = make_schedule(self.diffusion), image.shape[0]
-        key_t, key_noise, key_clean = jax.random.split(key, 3)
-        clean = jax.random.bernoulli(key_clean, CLEAN, (count,))
-        t = jnp.where(clean, 0, jax.random.randint(key_t, (count,), 0, self.diffusion.steps))
-        noise = jax.random.normal(key_noise, image.shape, image.dtype)
+        schedule, (keys_clean, keys_noise) = make_schedule(self.diffusion), apart(keys, 2)
+        clean = chance(keys_clean, CLEAN)
+        t, noise = step_and_noise(keys_noise, image.shape[1:], self.diffusion.steps)
+        t = jnp.where(clean, 0, t)
         image = 2 * image - 1
         return jnp.where(_wide(clean), image, q_sample(schedule, image, t, noise)), t, noise, clean
 

@@ -18,6 +18,7 @@ from jax import numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from mstg_jax.config import CGANConfig
+from mstg_jax.diffusion.draws import Keys
 from mstg_jax.methods.base import (
     Batch,
     Ends,
@@ -61,10 +62,10 @@ class CGAN(Method):
         return Adversaries(self.config, rng=rng)
 
     def discriminator_loss(
-        self, model: Adversaries, batch: Batch, key: PRNGKeyArray
+        self, model: Adversaries, batch: Batch, keys: Keys
     ) -> tuple[Float[Array, ""], dict[str, Float[Array, ""]]]:
         """Half the mean of (score - 1)^2 of the true frames and score^2 of the generated ones."""
-        del key
+        del keys
         condition, frame = _examples(batch)
         real = model.score(condition, frame)
         fake = model.score(condition, model.generator(condition))
@@ -72,10 +73,10 @@ class CGAN(Method):
         return loss, {"discriminator": loss}
 
     def loss(
-        self, model: Adversaries, batch: Batch, key: PRNGKeyArray
+        self, model: Adversaries, batch: Batch, keys: Keys
     ) -> tuple[Float[Array, ""], dict[str, Float[Array, ""]]]:
         """The generator's: mean (score - 1)^2 + w |generated - true|, with pix2pix' w = 100."""
-        del key
+        del keys
         condition, frame = _examples(batch)
         made = model.generator(condition)
         parts = {

@@ -8,6 +8,7 @@ from jax import numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from mstg_jax.config import DiffusionConfig, ModelConfig
+from mstg_jax.diffusion.draws import Keys, step_and_noise
 from mstg_jax.diffusion.process import q_sample, target
 from mstg_jax.diffusion.samplers import reverse_diffusion
 from mstg_jax.diffusion.schedule import make_schedule
@@ -35,14 +36,12 @@ class Direct(Method):
         return Denoiser(4, 1, self.model, rng=rng)
 
     def loss(
-        self, model: Denoiser, batch: Batch, key: PRNGKeyArray
+        self, model: Denoiser, batch: Batch, keys: Keys
     ) -> tuple[Float[Array, ""], dict[str, Float[Array, ""]]]:
         """Mean squared error of what the denoiser predicts: eps, x0 or v."""
         schedule = make_schedule(self.diffusion)
         frames = 2 * batch["frames"] - 1
-        key_t, key_noise = jax.random.split(key)
-        t = jax.random.randint(key_t, (frames.shape[0],), 0, self.diffusion.steps)
-        noise = jax.random.normal(key_noise, frames.shape)
+        t, noise = step_and_noise(keys, frames.shape[1:], self.diffusion.steps)
         x_t = q_sample(schedule, frames, t, noise)
         predicted = _predict(model, x_t, t, batch["ed"], batch["es"], batch["gammas"])
         wanted = target(schedule, frames, noise, t, self.diffusion.prediction)

@@ -9,6 +9,7 @@ from jax import numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from mstg_jax.config import MethodName
+from mstg_jax.diffusion.draws import Keys
 from mstg_jax.methods.base import Batch, Ends, Generated, Method, every_axis
 
 TRIVIAL: tuple[MethodName, ...] = ("copy", "blend")
@@ -27,7 +28,7 @@ class Trivial(Method):
         del rng
         return nnx.Module()
 
-    def loss(self, model: nnx.Module, batch: Batch, key: PRNGKeyArray) -> NoReturn:
+    def loss(self, model: nnx.Module, batch: Batch, keys: Keys) -> NoReturn:
         name = type(self).__name__.lower()
         raise NotImplementedError(f"{name} has no parameters: there is nothing to train")
 

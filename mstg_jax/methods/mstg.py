@@ -6,12 +6,12 @@ Both are the same code: `ddm` is MSTG without a mixer.
 from dataclasses import dataclass, replace
 from typing import ClassVar, TypeAlias
 
-import jax
 import numpy as np
 from jax import numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from mstg_jax.config import DiffusionConfig, ModelConfig
+from mstg_jax.diffusion.draws import Keys, step_and_noise
 from mstg_jax.diffusion.process import local_ncc, q_sample, smoothness
 from mstg_jax.diffusion.schedule import make_schedule
 from mstg_jax.methods.base import Batch, Ends, Generated, Method, by_frame, every_axis
@@ -50,14 +50,12 @@ class Deform(Method):
         return DeformableDiffusion(self.model, rng=rng)
 
     def loss(
-        self, model: DeformableDiffusion, batch: Batch, key: PRNGKeyArray
+        self, model: DeformableDiffusion, batch: Batch, keys: Keys
     ) -> tuple[Float[Array, ""], dict[str, Float[Array, ""]]]:
         """MSE(noise, code) - w local NCC(warped ED, ES) + w |grad flow|^2, with DDM's w = 20."""
         schedule = make_schedule(self.diffusion)
         ed, es = (2 * batch[name] - 1 for name in ("ed", "es"))
-        key_t, key_noise = jax.random.split(key)
-        t = jax.random.randint(key_t, (es.shape[0],), 0, self.diffusion.steps)
-        noise = jax.random.normal(key_noise, es.shape, es.dtype)
+        t, noise = step_and_noise(keys, es.shape[1:], self.diffusion.steps)
         code = model.code(ed, es, q_sample(schedule, es, t, noise), t)
         flow = model.flow(ed, code)
         parts = {

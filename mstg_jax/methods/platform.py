@@ -1,11 +1,14 @@
 """What the networks want of the compiler on the platform they run on."""
 
 import os
+from contextlib import AbstractContextManager
 from pathlib import Path
+from typing import Any
 
 import jax
 
-from mstg_jax.config import Config
+from mstg_jax.config import Config, Precision
+from mstg_jax.models.precision import BFLOAT16
 
 # YNNPACK's fusions, XLA's default on CPU since jax 0.10, are slow on our thin convolutions:
 # 9.4 s against 4.6 s for DDM's step at 32 x 128 x 128 (2 cores, jax 0.10.2).
@@ -20,6 +23,11 @@ MERGED, NOT_UNROLLED = "xla_cpu_use_multi_output_fusion", "xla_cpu_disable_loop_
 def compiler_options() -> dict[str, str] | None:
     """For jax.jit; asking starts JAX's backend."""
     return CPU_OPTIONS if jax.default_backend() == "cpu" else None
+
+
+def products_in(precision: Precision) -> AbstractContextManager[Any]:
+    """Around what is traced: the type of products of weights, see models/precision.py."""
+    return jax.default_matmul_precision(BFLOAT16 if precision == "bf16" else None)
 
 
 def prepare(*configs: Config) -> None:

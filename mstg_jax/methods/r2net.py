@@ -16,6 +16,7 @@ from jax import numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from mstg_jax.config import R2NetConfig
+from mstg_jax.diffusion.draws import Keys
 from mstg_jax.methods.base import Batch, Ends, Generated, Method, by_frame, every_axis
 from mstg_jax.models.deformation import warp
 from mstg_jax.models.r2net import ENCODER, R2Net
@@ -35,10 +36,10 @@ class LipschitzRegistration(Method):
         return R2Net(self.config, rng=rng)
 
     def loss(
-        self, model: R2Net, batch: Batch, key: PRNGKeyArray
+        self, model: R2Net, batch: Batch, keys: Keys
     ) -> tuple[Float[Array, ""], dict[str, Float[Array, ""]]]:
         """MSE(warped ED, ES) + w folding, with R2Net's w = 0.001; nothing is drawn."""
-        del key
+        del keys
         ed, es = batch["ed"], batch["es"]
         flow = model(jnp.concatenate([ed, es], axis=-1))[-1]
         parts = {

@@ -14,6 +14,7 @@ from jax import numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from mstg_jax.config import DiffusionConfig
+from mstg_jax.diffusion.draws import Keys
 from mstg_jax.diffusion.process import local_ncc, smoothness
 from mstg_jax.methods.base import Batch, Ends, Generated, Method, by_frame, every_axis
 from mstg_jax.models.deformation import DeformationNet, warp
@@ -36,10 +37,10 @@ class VoxelMorph(Method):
         return DeformationNet(self.channels, rng=rng)
 
     def loss(
-        self, model: DeformationNet, batch: Batch, key: PRNGKeyArray
+        self, model: DeformationNet, batch: Batch, keys: Keys
     ) -> tuple[Float[Array, ""], dict[str, Float[Array, ""]]]:
         """- w local NCC(warped ED, ES) + w |grad flow|^2 (voxels^2); nothing is drawn."""
-        del key
+        del keys
         ed, es = batch["ed"], batch["es"]
         flow = model(jnp.concatenate([ed, es], axis=-1))
         parts = {"ncc": local_ncc(warp(ed, flow), es), "smooth": smoothness(flow)}

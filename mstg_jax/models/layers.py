@@ -14,6 +14,7 @@ from jaxtyping import Array, Float
 from mstg_jax.config import SettingsError
 from mstg_jax.models.conv3d import conv3d, conv3d_nearest_twice, conv3d_transpose_twice
 from mstg_jax.models.init import Initializer, orthogonal
+from mstg_jax.models.precision import product, weighted
 from mstg_jax.models.rescale import Factor, gathered, scattered
 from mstg_jax.shapes import Features, Steps
 
@@ -46,7 +47,7 @@ class Conv3d(nnx.Module):
 
     def __call__(self, x: Float[Array, "*b d h w ci"]) -> Float[Array, "*b e i v co"]:
         volumes = x.reshape(-1, *x.shape[-4:])
-        y = RESIZED[self.resize](volumes, self.kernel[...])
+        y = weighted(RESIZED[self.resize], volumes, self.kernel[...])
         if self.bias is not None:
             y = y + self.bias[...][None, None, None, None, :]
         return y.reshape(*x.shape[:-4], *y.shape[1:])
@@ -76,7 +77,7 @@ class Linear(nnx.Module):
         self.bias = nnx.Param(jax.device_put(np.zeros(co, np.float32))) if use_bias else None
 
     def __call__(self, x: Float[Array, "*b ci"]) -> Float[Array, "*b co"]:
-        y = x @ self.kernel[...]
+        y = product(x, self.kernel[...])
         if self.bias is None:
             return y
         return y + self.bias[...].reshape(*(1,) * (y.ndim - 1), -1)

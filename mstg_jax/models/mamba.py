@@ -15,6 +15,7 @@ from jaxtyping import Array, Float, Float32
 
 from kernels.selective_scan import selective_scan
 from mstg_jax.models.init import Initializer, uniform
+from mstg_jax.models.precision import product
 from mstg_jax.shapes import Tokens
 
 DT_MIN, DT_MAX, DT_FLOOR = 1e-3, 1e-1, 1e-4
@@ -58,33 +59,47 @@ class Mamba(nnx.Module):
 
     def __call__(self, tokens: Tokens) -> Tokens:
         count, _, inner = self.dt_proj.shape
-        x, z = _halves(tokens @ block_diagonal(self.in_proj[...]), count, inner)
+        x, z = _halves(product(tokens, block_diagonal(self.in_proj[...])), count, inner)
         kernel = jnp.moveaxis(self.conv_kernel[...], 1, 0).reshape(-1, count * inner)
         u = nnx.silu(causal_conv(x, kernel, self.conv_bias[...].reshape(-1)))
-        projected = u @ block_diagonal(self.x_proj[...])
+        projected = product(u, block_diagonal(self.x_proj[...]))
         projected = projected.reshape(*u.shape[:2], count, -1)
         low, B, C = jnp.split(projected, (self.rank, self.rank + self.d_state), axis=-1)
-        delta = low.reshape(*u.shape[:2], -1) @ block_diagonal(self.dt_proj[...])
+        delta = product(low.reshape(*u.shape[:2], -1), block_diagonal(self.dt_proj[...]))
         A = -jnp.exp(self.A_log[...].reshape(count * inner, -1))
         D, dt_bias = self.D[...].reshape(-1), self.dt_bias[...].reshape(-1)
         y = self._scanned()(u, delta, A, B, C, D, z, dt_bias)
-        return y @ block_diagonal(self.out_proj[...])
+        return product(y, block_diagonal(self.out_proj[...]))
 
     def _scanned(self) -> Callable[..., Array]:
-        """The scan, by each device for its own share of the batch.
+        """The scan, by each device for its own share of the batch and of the channels.
 
         The compiler does not look into a kernel: over a mesh it would gather the batch and have
-        every device scan all of it.
+        every device scan all of it. Devices that share a volume's slices share its channels here,
+        which no order of the tokens minds.
         """
         scan = cast(
             Callable[..., Array],
             partial(selective_scan, delta_softplus=True, implementation=self.scan),
         )
-        if "data" not in jax.sharding.get_abstract_mesh().auto_axes:
+        mesh = jax.sharding.get_abstract_mesh()
+        if "data" not in mesh.auto_axes:
             return scan
-        own, same = PartitionSpec("data"), PartitionSpec()
-        specs = (own, own, same, own, own, same, own, same)
-        return jax.shard_map(scan, in_specs=specs, out_specs=own, axis_names={"data"})
+        count, inner = self.D.shape
+        space = mesh.shape["space"]
+        each = max(1, space // count)  # devices that share a block's channels
+        if count * each % space or inner % each:
+            space = each = 1
+        axis = None if space == 1 else "space"
+        tokens, of_channels = PartitionSpec("data", None, axis), PartitionSpec(axis)
+        specs = (tokens, tokens, of_channels, tokens, tokens, of_channels, tokens, of_channels)
+        split = jax.shard_map(scan, in_specs=specs, out_specs=tokens)
+
+        def shared(u: Array, delta: Array, A: Array, B: Array, C: Array, *rest: Array) -> Array:
+            B, C = (jnp.repeat(x, each, axis=2) for x in (B, C))
+            return split(u, delta, A, B, C, *rest)
+
+        return shared
 
 
 def block_diagonal(kernels: Float[Array, "k ci co"]) -> Float[Array, "k*ci k*co"]:

@@ -1,7 +1,7 @@
 """The train step: one pure function of (state, batch, key), compiled once for the whole mesh."""
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeVar
 
 import jax
 import numpy as np
@@ -12,10 +12,11 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jax.typing import ArrayLike
 from jaxtyping import Array, Int, PRNGKeyArray, PyTree
 
-from mstg_jax.config import OptimConfig
+from mstg_jax.config import OptimConfig, Precision
 from mstg_jax.methods import Method
-from mstg_jax.methods.base import Batch, Turn
-from mstg_jax.methods.platform import compiler_options
+from mstg_jax.methods.base import Batch, Keys, Turn
+from mstg_jax.methods.platform import compiler_options, products_in
+from mstg_jax.training.sharding import batch_shardings
 from mstg_jax.training.state import (
     Structure,
     TrainState,
@@ -26,52 +27,74 @@ from mstg_jax.training.state import (
 )
 
 Metrics = dict[str, Array]
-Loss = Callable[[nnx.State], tuple[Array, Metrics]]
+Result = TypeVar("Result")
+Examples = tuple[Batch, Keys]
+Loss = Callable[[nnx.State, Examples], tuple[Array, Metrics]]
 Updated = tuple[Vector, PyTree, Metrics]  # weights, the optimiser's state
 TrainStep = Callable[[TrainState, Batch, PRNGKeyArray, ArrayLike], tuple[TrainState, Metrics]]
 
 
 def make_train_step(
-    method: Method, structure: Structure, config: OptimConfig, mesh: Mesh
+    method: Method,
+    structure: Structure,
+    config: OptimConfig,
+    mesh: Mesh,
+    accumulate: int = 1,
+    precision: Precision = "float32",
 ) -> TrainStep:
-    """state, metrics = step(state, batch, key, steps): the batch split over the mesh's data axis.
+    """state, metrics = step(state, batch, key, steps): the batch split over the mesh (sharding.py).
 
     The state is replicated and donated: the caller's copy is gone. The key is the run's; each step
-    folds its number in. steps is the length of the run. metrics: loss, its parts and grad_norm,
-    means over the whole batch; of a method's turns loss and grad_norm are the last one's.
+    folds its number in. steps is the length of the run. accumulate: pieces of the batch that are
+    computed one after the other, for the same result in less memory. precision: of products of
+    weights. metrics: loss, its parts and
+    grad_norm, means over the whole batch; of a method's turns loss and grad_norm are those of the
+    last one.
     """
     turns, graph = method.turns, structure.graph
 
     def update(
-        optimiser: optax.GradientTransformation, loss: Loss, params: nnx.State, opt_state: PyTree
+        optimiser: optax.GradientTransformation,
+        loss: Loss,
+        params: nnx.State,
+        opt_state: PyTree,
+        examples: Examples,
     ) -> Updated:
         """One step of the optimiser on weights that the loss is a function of."""
 
-        def value(params: nnx.State) -> tuple[Array, Metrics]:
+        def value(params: nnx.State, examples: Examples) -> tuple[Array, Metrics]:
             with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):  # models/mamba.py asks for it
-                return loss(params)
+                return loss(params, examples)
 
-        (total, parts), found = jax.value_and_grad(value, has_aux=True)(params)
-        gradient, weights = as_vector(found), as_vector(params)
+        def slope(examples: Examples) -> tuple[Vector, Metrics]:
+            (total, parts), found = jax.value_and_grad(value, has_aux=True)(params, examples)
+            return as_vector(found), {"loss": total, **parts}
+
+        with products_in(precision):
+            gradient, metrics = mean_over_pieces(slope, examples, accumulate, mesh.shape["data"])
+        weights = as_vector(params)
         with jax.numpy_dtype_promotion("standard"):  # optax mixes its counters with floats
             updates, opt_state = optimiser.update(gradient, opt_state, weights)
             weights: Any = optax.apply_updates(weights, updates)
-        metrics = {"loss": total, **parts, "grad_norm": jnp.linalg.norm(gradient)}
-        return weights, opt_state, metrics
+        return weights, opt_state, metrics | {"grad_norm": jnp.linalg.norm(gradient)}
 
     def step(
         state: TrainState, batch: Batch, key: PRNGKeyArray, steps: Int[Array, ""]
     ) -> tuple[TrainState, Metrics]:
-        key = jax.random.fold_in(key, state.step)
+        keys = jax.random.split(jax.random.fold_in(key, state.step), len(batch["ed"]))
         optimiser, params = make_optimiser(config, steps), structure.params(state.params)
         if turns:
             metrics, after = {}, []
             for turn, opt_state in zip(turns, state.opt_state, strict=True):
 
-                def loss(part: nnx.State, turn: Turn = turn, rest: nnx.State = params):
-                    return turn.loss(nnx.merge(graph, _replaced(rest, turn, part)), batch, key)
+                def loss(
+                    part: nnx.State, given: Examples, turn: Turn = turn, rest: nnx.State = params
+                ):
+                    return turn.loss(nnx.merge(graph, _replaced(rest, turn, part)), *given)
 
-                part, opt_state, found = update(optimiser, loss, params[turn.part], opt_state)
+                part, opt_state, found = update(
+                    optimiser, loss, params[turn.part], opt_state, (batch, keys)
+                )
                 params = _replaced(params, turn, split(params[turn.part], part))
                 metrics |= found
                 after.append(opt_state)
@@ -79,9 +102,10 @@ def make_train_step(
         else:
             weights, opt_state, metrics = update(
                 optimiser,
-                lambda params: method.loss(nnx.merge(graph, params), batch, key),
+                lambda params, given: method.loss(nnx.merge(graph, params), *given),
                 params,
                 state.opt_state,
+                (batch, keys),
             )
         # The average of the first steps is short, so that it does not remember the initial weights.
         done = state.step.astype(jnp.float32)
@@ -90,14 +114,37 @@ def make_train_step(
         return TrainState(state.step + 1, weights, ema, opt_state), metrics
 
     replicated = NamedSharding(mesh, PartitionSpec())
-    divided = NamedSharding(mesh, PartitionSpec("data"))
     return jax.jit(
         step,
-        in_shardings=(replicated, divided, replicated, replicated),
+        in_shardings=(replicated, batch_shardings(mesh), replicated, replicated),
         out_shardings=(replicated, replicated),
         donate_argnums=0,
         compiler_options=compiler_options(),
     )
+
+
+def mean_over_pieces(
+    function: Callable[[Examples], Result], examples: Examples, count: int, devices: int
+) -> Result:
+    """Mean of the function's arrays over `count` pieces of the examples, one after the other.
+
+    Each of the devices, which have as many examples in a row, keeps its own.
+    """
+    if count == 1:
+        return function(examples)
+
+    def pieces(x: Array) -> Array:
+        parts = x.reshape(devices, count, -1, *x.shape[1:]).swapaxes(0, 1)
+        return parts.reshape(count, -1, *x.shape[1:])
+
+    def add(total: Result, piece: Examples) -> tuple[Result, None]:
+        return jax.tree.map(jnp.add, total, function(piece)), None
+
+    apart = jax.tree.map(pieces, examples)
+    shapes = jax.eval_shape(function, jax.tree.map(lambda x: x[0], apart))
+    nothing = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
+    total, _ = jax.lax.scan(add, nothing, apart)
+    return jax.tree.map(lambda x: x / count, total)
 
 
 def _replaced(params: nnx.State, turn: Turn, part: nnx.State) -> nnx.State:
