@@ -47,15 +47,15 @@ def main(argv: Sequence[str]) -> int:
     return 0
 
 
-def loaded(config: Config, run: Path, out: Path) -> "tuple[Method, Model]":
-    """The run's method and its newest weights; starts JAX."""
+def loaded(config: Config, run: Path, out: Path, best: bool) -> "tuple[Method, Model]":
+    """The run's method and its newest weights, or its best; starts JAX."""
     from mstg_jax.methods import make_method
     from mstg_jax.methods.platform import prepare
     from mstg_jax.training.checkpoint import load_model
 
     prepare(config)
     method = make_method(config)
-    model, step = load_model(run, config, method)
+    model, step = load_model(run, config, method, best=best)
     log.info(f"{config.method} of {run}, step {step} -> {out}")
     return method, model
 
@@ -71,7 +71,7 @@ def sample_cine(options: SampleConfig, run: Path, config: Config, path: Path, ou
     for note in patient.notes:
         log.warning(note)
     frames = denser(
-        *loaded(config, run, out),
+        *loaded(config, run, out, options.best),
         patient,
         config.data,
         factor,
@@ -94,7 +94,7 @@ def sample_beats(
     from mstg_jax.data.export import write_sequence
     from mstg_jax.evaluation.outputs import draw_beat, replacing
 
-    model = loaded(config, run, out)
+    model = loaded(config, run, out, options.best)
     for patient in patients:
         keys, at, count, stride = placed(patient, options.frames, closed=options.cycle)
         made = beat(*model, keys, config.data, at, count, closed=options.cycle, seed=options.seed)
@@ -129,7 +129,7 @@ def sample_patients(
         raise SettingsError(
             f"{config.method} makes no displacement field: leave --labels and --flow out"
         )
-    methods = {config.method: loaded(config, run, out)}
+    methods = {config.method: loaded(config, run, out, options.best)}
     for name in TRIVIAL:
         trivial = make_method(replace(config, method=name))
         methods[name] = (trivial, new_model(trivial, seed=0))

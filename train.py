@@ -2,18 +2,21 @@
 `--sweep SETTING=VALUE,VALUE`."""
 
 import logging
+import math
 import os
 import sys
+import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from mstg_jax.children import end_with_parent
+from mstg_jax.children import STOPPED, end_with_parent
 from mstg_jax.cli import parse_train
 from mstg_jax.command import command, leave
 from mstg_jax.config import Config, SettingsError
 from mstg_jax.sweep.cells import split
 
 log = logging.getLogger("mstg_jax.train")
+BEGAN = time.monotonic()
 
 
 @command("train.py")
@@ -52,6 +55,7 @@ def train(config: Config) -> int:
 
     from mstg_jax.methods import make_method
     from mstg_jax.training.background import in_background
+    from mstg_jax.training.initial import with_weights_of
     from mstg_jax.training.sharding import (
         batch_shapes,
         make_mesh,
@@ -62,6 +66,7 @@ def train(config: Config) -> int:
     from mstg_jax.training.step import compiled_step, make_train_step
 
     settings, method = config.train, make_method(config)
+    until = BEGAN + 60 * settings.minutes if settings.minutes else math.inf
     quick = make_method(config, quick=True)
     if not method.trainable:
         raise SettingsError(
@@ -71,6 +76,8 @@ def train(config: Config) -> int:
     structure, state = init_state(
         method, make_optimiser(config.optim, settings.steps), settings.seed
     )
+    if config.init is not None and not config.resume:
+        state = with_weights_of(Path(config.init), structure, state)
     state, key = replicate(state, mesh), jax.random.key(settings.seed)
     step_of = make_train_step(
         method, structure, config.optim, mesh, settings.accumulate, config.precision
@@ -135,7 +142,7 @@ def train(config: Config) -> int:
         )
         with (
             RunLog(run, done, write=first) as numbers,
-            StopRequest() as stop,
+            StopRequest(until) as stop,
             bar,
             logging_redirect_tqdm(),
             depending(run),
@@ -152,10 +159,9 @@ def train(config: Config) -> int:
                 if due(step, settings.log_every):
                     numbers.add(step, "train", watch.values())
                     numbers.add(step, "cost", pace.values(step))
-                if due(step, settings.save_every):
-                    watch.check()  # first, so that only finite weights are saved
-                    checkpoints.save(state, config)
+                scores = None
                 if due(step, settings.validate_every):
+                    watch.check()  # first, so that only finite weights are scored and saved
                     picture = run / "pictures" / f"step-{step:06d}.png"
                     chosen = validation[: settings.validate_patients]
                     model = (structure.graph, structure.params(np.array(state.ema)))
@@ -163,6 +169,9 @@ def train(config: Config) -> int:
                     numbers.add(step, "validation", scores)
                     shown = ", ".join(f"{name} {value:.4g}" for name, value in scores.items())
                     log.info(f"step {step}: {shown or 'nothing to score'}; {picture}")
+                if due(step, settings.save_every) or scores:
+                    watch.check()
+                    checkpoints.save(state, config, scores)
                 # Asked here, so that a request during validation is saved too.
                 if stopped := stop.reached(step):
                     watch.check()
@@ -174,7 +183,7 @@ def train(config: Config) -> int:
         print(f"{'stopped' if stopped else 'done'} at step {int(state.step)}: {run}")
         if stopped:
             print(f"continue with: python train.py --resume --run {run}")
-    return 0
+    return STOPPED if stopped else 0
 
 
 if __name__ == "__main__":

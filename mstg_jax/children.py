@@ -6,6 +6,8 @@ import subprocess
 import threading
 from collections.abc import Mapping, Sequence
 
+STOPPED = 75
+"""Exit code of a training that was asked to stop, has saved, and goes on when it is resumed."""
 PARENT = "MSTG_JAX_PARENT"
 """Names the descriptor that ends with the parent."""
 

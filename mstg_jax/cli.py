@@ -22,6 +22,7 @@ RESUMABLE = (
     "train.keep",
     "train.log_every",
     "train.accumulate",
+    "train.minutes",
     "mesh.data",
     "mesh.space",
     *(f"cluster.{field.name}" for field in fields(ClusterConfig)),
@@ -98,6 +99,8 @@ class SampleData:
 class SampleConfig:
     run: str | None = None
     """Folder of the run; by default the newest one below runs/."""
+    best: bool = False
+    """The checkpoint with the best PSNR in validation, instead of the newest one."""
     data: SampleData = field(default_factory=SampleData)
     patient: tuple[str, ...] = ()
     """Patients by their folder names; by default the run's validation patients."""

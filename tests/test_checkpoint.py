@@ -19,6 +19,7 @@ from mstg_jax import console
 from mstg_jax.config import PRESETS, UserError
 from mstg_jax.methods import make_method
 from mstg_jax.training.checkpoint import Checkpoints, load_model
+from mstg_jax.training.initial import with_weights_of
 from mstg_jax.training.log import RunLog
 from mstg_jax.training.state import TrainState, init_state, make_optimiser
 
@@ -99,6 +100,68 @@ DAMAGES = {
     "no arrays": lose("state"),
     "nothing": lambda run: [shutil.rmtree(p) for p in newest(run).iterdir() if p.is_dir()],
 }
+
+
+def test_the_newest_and_the_best_are_kept(tmp_path: Path):
+    scores = {
+        2: {"psnr": 29.0},
+        4: {"psnr": 30.0, "ssim": 0.9},
+        6: {"dice": 0.8},
+        8: {"psnr": 29.5},
+    }
+    with Checkpoints(tmp_path, STRUCTURE, keep=2) as checkpoints:
+        for step in (2, 4, 6, 8, 10):
+            checkpoints.save(state_of(step), CONFIG, scores.get(step))
+    kept = {int(p.name) for p in (tmp_path / "checkpoints").iterdir()}
+    assert kept == {4, 8, 10}
+    assert load_model(tmp_path, CONFIG, METHOD)[1] == 10
+    (_, ema), step = load_model(tmp_path, CONFIG, METHOD, best=True)
+    assert step == 4
+    chex.assert_trees_all_equal(ema, STRUCTURE.params(state_of(4).ema))
+    shutil.rmtree(tmp_path / "checkpoints" / "4" / "state")
+    with pytest.raises(UserError, match="checkpoints/4 is damaged"):
+        load_model(tmp_path, CONFIG, METHOD, best=True)
+
+
+def test_a_run_without_validation_has_no_best(run: Path):
+    with pytest.raises(UserError, match="has been validated: leave --best out"):
+        load_model(run, CONFIG, METHOD, best=True)
+
+
+def test_a_new_run_begins_with_the_weights_of_another(run: Path, caplog):
+    caplog.set_level("INFO")
+    state = with_weights_of(run, STRUCTURE, NEW)
+    np.testing.assert_array_equal(state.params, state_of(4).ema)
+    np.testing.assert_array_equal(state.ema, state_of(4).ema)
+    assert int(state.step) == 0
+    chex.assert_trees_all_equal(state.opt_state, NEW.opt_state)
+    count = len(jax.tree.leaves(STRUCTURE.params(state.params)))
+    assert caplog.messages == [f"{count} of {count} weights are those of {run}, step 4"]
+
+
+def test_what_does_not_fit_a_new_run_is_named(run: Path, caplog):
+    """Another last stage: its own weights, and of the one before those that see it."""
+    model = replace(CONFIG.model, deformation_channels=(*CONFIG.model.deformation_channels[:-1], 6))
+    config = replace(CONFIG, model=model)
+    structure, new = init_state(make_method(config), OPTIMISER, seed=0)
+    state = with_weights_of(run, structure, new)
+    taken, before = (structure.params(x) for x in (state.params, new.params))
+    same = jax.tree.map(np.array_equal, taken, before)
+    left = [x for x in jax.tree.leaves(same) if x]
+    assert 0 < len(left) < len(jax.tree.leaves(same))
+    (line,) = (line for line in caplog.messages if line.startswith(f"not of {run}, but new: "))
+    assert line.count(" there") == min(len(left), 8)
+    assert "6), (" in line
+
+
+def test_a_run_of_which_nothing_fits_is_refused(run: Path, tmp_path: Path):
+    data = replace(CONFIG.data, depth="resampled")
+    other = replace(CONFIG, method="r2net", data=data)
+    structure, new = init_state(make_method(other), OPTIMISER, seed=0)
+    with pytest.raises(UserError, match="none of its weights has the name and shape"):
+        with_weights_of(run, structure, new)
+    with pytest.raises(UserError, match=r"cannot be read|no checkpoint in"):
+        with_weights_of(tmp_path / "nothing", structure, new)
 
 
 @pytest.mark.parametrize("damage", DAMAGES)

@@ -20,6 +20,7 @@ from waiting import until
 
 import sample
 import train
+from mstg_jax.children import STOPPED
 
 REPO = Path(__file__).parents[1]
 
@@ -81,13 +82,13 @@ def finished(cache: Path) -> Path:
 
 def test_training_leaves_a_complete_run(finished: Path):
     assert [line["step"] for line in train_lines(finished)] == list(range(1, 11))
-    kept = sorted(int(p.name) for p in (finished / "checkpoints").iterdir())
-    assert kept == [6, 8, 10]
-    validation = json.loads(
-        (finished / "metrics.jsonl").read_text(encoding="utf-8").splitlines()[-1]
-    )
-    assert validation["kind"] == "validation"
-    assert {"psnr", "ssim", "nmse", "dice"} <= set(validation)
+    lines = (finished / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
+    scores = [line for line in map(json.loads, lines) if line["kind"] == "validation"]
+    assert [line["step"] for line in scores] == [4, 8, 10]
+    assert all({"psnr", "ssim", "nmse", "dice"} <= set(line) for line in scores)
+    best = max(scores, key=lambda line: line["psnr"])["step"]
+    kept = {int(p.name) for p in (finished / "checkpoints").iterdir()}
+    assert kept == {6, 8, 10, best}
     for step in (4, 8, 10):
         with Image.open(finished / "pictures" / f"step-{step:06}.png") as picture:
             assert picture.width > 500
@@ -118,11 +119,24 @@ def test_ctrl_c_saves_and_exits_cleanly(finished: Path, cache: Path):
     until(lambda: written.is_file() and bool(train_lines(folder)), [process], seconds=400)
     process.send_signal(signal.SIGINT)
     output, _ = process.communicate(timeout=100)
-    assert process.returncode == 0, output
+    assert process.returncode == STOPPED, output
     step = train_lines(folder)[-1]["step"]
     assert f"stopped at step {step}" in output
     assert f"continue with: python train.py --resume --run {folder}" in output
     assert (folder / "checkpoints" / str(step)).is_dir()
+
+
+def test_a_run_that_begins_with_another_ones_weights_ends_with_its_time(
+    finished: Path, cache: Path
+):
+    args = ("--init", finished, "--train.minutes", 0.01)
+    process = command("train.py", *training("started", *args, cache=cache), cache=cache)
+    output, _ = process.communicate(timeout=400)
+    assert process.returncode == STOPPED, output
+    assert f"weights are those of {finished}, step 10" in output
+    assert "the time is over" in output
+    assert "stopped at step 1: started" in output
+    assert (cache / "started" / "checkpoints" / "1").is_dir()
 
 
 def test_sampling_writes_native_volumes_pictures_and_metrics(finished: Path, cache: Path):

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 from waiting import until
 
+from mstg_jax.children import STOPPED
 from mstg_jax.config import PRESETS, SettingsError
 from mstg_jax.sweep import folder as sweep_folder
 from mstg_jax.sweep.cells import all_names, cells, split
@@ -218,7 +219,7 @@ def test_a_sweep_is_stopped_and_goes_on(tmp_path: Path):
     until(lambda: len(losses(first)) >= 2, [process])
     process.send_signal(signal.SIGINT)
     told, _ = process.communicate(timeout=200)
-    assert process.returncode == 0, told
+    assert process.returncode == STOPPED, told
     assert "0 of 3 cells finished: sweep" in told
     assert "the same command goes on" in told
     stopped = losses(first)

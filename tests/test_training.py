@@ -202,6 +202,17 @@ def test_the_first_signal_asks_and_the_second_interrupts(capfd):
     assert signal.getsignal(signal.SIGINT) is before
 
 
+def test_a_run_stops_before_its_time_is_over(monkeypatch, capfd):
+    """Two steps of the longest would not fit any more: one to do, one to save it."""
+    now = 100.0
+    monkeypatch.setattr("mstg_jax.training.stop.time.monotonic", lambda: now)
+    with StopRequest(until=130.0) as stop:
+        for after, expected in [(105.0, False), (112.0, False), (117.0, True)]:
+            now = after
+            assert stop.reached(1) == expected
+    assert "the time is over" in capfd.readouterr().err
+
+
 def test_untrainable_methods_build_a_model_without_parameters():
     method = make_method(replace(TINY, method="copy"))
     assert not method.trainable

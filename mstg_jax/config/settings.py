@@ -216,10 +216,14 @@ class TrainConfig:
     keep: int = 3
     """Checkpoints kept."""
     log_every: int = 10
+    minutes: float = 0.0
+    """Stop before so many are over, save, and end with exit code 75; 0 is no limit."""
 
     def check(self) -> None:
         positive("train", self, "steps", "batch", "validate_every", "validate_patients")
         positive("train", self, "save_every", "keep", "log_every", "accumulate")
+        if self.minutes < 0:
+            raise SettingsError(f"train.minutes is {self.minutes}, but it must be 0 or more")
 
 
 @dataclass(frozen=True)
@@ -239,6 +243,8 @@ class Config:
     cluster: ClusterConfig = field(default_factory=ClusterConfig)
     precision: Precision = "float32"
     """Of products of weights in training; all else stays in float32."""
+    init: str | None = None
+    """Folder of a run whose averaged weights a new one starts with, as far as they fit."""
     run: str | None = None
     """Folder of the run; by default runs/<preset>-<date and time>."""
     resume: bool = False

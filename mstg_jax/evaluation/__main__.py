@@ -32,6 +32,8 @@ class Settings:
     """Folders of the runs; the newest checkpoint of each."""
     out: Path
     """Folder for the results."""
+    best: bool = False
+    """The checkpoint of each with the best PSNR in validation, instead of the newest one."""
     method: tuple[Literal["register"], ...] = ()
     """Methods without training, each a row besides: register moves both ends to each frame's moment
     until they look alike."""
@@ -85,7 +87,7 @@ def evaluate(settings: Settings) -> None:
 
     shared = replace(next(iter(configs.values())).data, depth="resampled")
     prepare(*configs.values())
-    contenders = load(configs, settings.method)
+    contenders = load(configs, settings)
     training, validation = load_examples(shared)
     if settings.task == "upsample":
         made = upsample(
@@ -145,7 +147,7 @@ def read_configs(settings: Settings) -> dict[Path, Config]:
     return configs
 
 
-def load(configs: dict[Path, Config], untrained: Sequence[MethodName] = ()) -> "list[Contender]":
+def load(configs: dict[Path, Config], settings: Settings) -> "list[Contender]":
     """The runs, named after their folders, then the untrained methods, `copy` and `blend`."""
     from mstg_jax.data.pipeline import load_examples
     from mstg_jax.evaluation.comparing.comparison import Contender
@@ -153,12 +155,13 @@ def load(configs: dict[Path, Config], untrained: Sequence[MethodName] = ()) -> "
     from mstg_jax.training.checkpoint import load_model
     from mstg_jax.training.state import parameter_count
 
+    untrained: tuple[MethodName, ...] = settings.method
     others = (*untrained, *TRIVIAL)
     taken = [run.resolve().name for run in configs] + [*others, "truth"]
     contenders = []
     for run, config in configs.items():
         method = make_method(config)
-        model, step = load_model(run, config, method)
+        model, step = load_model(run, config, method, best=settings.best)
         name = run.resolve().name
         name = name if taken.count(name) == 1 else str(run)
         count = parameter_count(model[1])

@@ -13,7 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from mstg_jax import files, runs
-from mstg_jax.children import Children
+from mstg_jax.children import STOPPED, Children
 from mstg_jax.cli import parse_train
 from mstg_jax.config import Config, SettingsError, to_json
 from mstg_jax.sweep.cells import Asked, Cell, cells
@@ -23,7 +23,8 @@ log = logging.getLogger(__name__)
 
 
 def sweep(asked: Asked, program: str, start: Callable[[Config], int]) -> int:
-    """All cells, or the one that is asked for; the exit code: 1 where a cell failed.
+    """All cells, or the one that is asked for; the exit code: 1 where one failed, 75 where it was
+    stopped.
 
     program: the path of train.py. start: trains a run. Cells that are finished are passed over,
     those that broke off go on. Raises SettingsError before the first cell if any cannot work.
@@ -92,7 +93,7 @@ def _one(folder: Path, cell: Cell, start: Callable[[Config], int]) -> int:
 
 
 def _all(asked: Asked, program: str, folder: Path, found: Sequence[Cell]) -> int:
-    began, trained = time.monotonic(), 0
+    began, trained, stopped = time.monotonic(), 0, False
     with Children() as children:
         for number, cell in enumerate(found, 1):
             if finished(folder / cell.name, cell.config.train.steps):
@@ -103,7 +104,8 @@ def _all(asked: Asked, program: str, folder: Path, found: Sequence[Cell]) -> int
             log.info(f"cell {number} of {len(found)}: {cell.name} ({left} left{rest})")
             ended = children.run([sys.executable, program, *_of_cell(asked, folder, cell.name)])
             trained += 1
-            if children.stopped:  # by the user: it has not failed
+            # By the user or the clock: it has not failed.
+            if stopped := children.stopped or ended == STOPPED:
                 break
             _note(folder, cell, ended)
     missing = [c.name for c in found if not finished(folder / c.name, c.config.train.steps)]
@@ -115,7 +117,7 @@ def _all(asked: Asked, program: str, folder: Path, found: Sequence[Cell]) -> int
         print(f"left: {', '.join(missing)}; the same command goes on")
     else:
         print(f"compare with: python -m mstg_jax.sweep report {folder}")
-    return 1 if failed else 0
+    return 1 if failed else STOPPED if stopped else 0
 
 
 def _note(folder: Path, cell: Cell, ended: int) -> None:

@@ -6,7 +6,7 @@ import os
 import shutil
 import time
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from errno import EACCES, EDQUOT, EFBIG, ENOSPC, EROFS
 from pathlib import Path
@@ -17,6 +17,7 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 from flax import nnx
+from orbax.checkpoint.checkpoint_managers import AnyPreservationPolicy, BestN, LatestN
 
 from mstg_jax.config import Config, UserError, to_json
 from mstg_jax.files import reason, writing
@@ -26,11 +27,13 @@ from mstg_jax.training.quiet import silence
 from mstg_jax.training.state import Structure, TrainState, init_state, make_optimiser
 
 log = logging.getLogger(__name__)
+BEST = "psnr"
+"""The score of a validation by which checkpoints are compared; more is better."""
 
 
 class Checkpoints:
-    """The checkpoints of one run: `with Checkpoints(run) as checkpoints`, which at its end waits
-    for the last save.
+    """The checkpoints of one run, the newest ones and the best: `with Checkpoints(run) as
+    checkpoints`, which at its end waits for the last save.
 
     Raises UserError that names the last good one when a checkpoint, or within the `with` any other
     file of the run, cannot be written. A save is complete or absent: orbax renames it into place.
@@ -46,7 +49,13 @@ class Checkpoints:
         silence()
         if self._write and jax.process_index() == 0:
             self._remove_unfinished()
-        options = ocp.CheckpointManagerOptions(max_to_keep=self._keep, create=self._write)
+        newest = LatestN(self._keep)
+        best = BestN(get_metric_fn=_quality, n=1, keep_checkpoints_without_metrics=False)
+        options = ocp.CheckpointManagerOptions(
+            preservation_policy=AnyPreservationPolicy([newest, best]),
+            best_fn=_quality,
+            create=self._write,
+        )
         with writing("--run", self.run):
             self._manager = ocp.CheckpointManager(self.folder, options=options)
         return self
@@ -89,8 +98,10 @@ class Checkpoints:
         step = self._manager.latest_step()
         return "none" if step is None else self.folder / str(step)
 
-    def save(self, state: TrainState, config: Config) -> None:
-        """Returns once the arrays are copied; writing goes on behind."""
+    def save(
+        self, state: TrainState, config: Config, scores: Mapping[str, float] | None = None
+    ) -> None:
+        """Returns once the arrays are copied; writing goes on behind. scores: of its validation."""
         step = int(state.step)
         if step == self._manager.latest_step():
             return
@@ -103,7 +114,10 @@ class Checkpoints:
         self._wait()
         self._pending = step
         log.debug(f"saving step {step} below {self.folder}")
-        self._told(lambda: self._manager.save(step, args=ocp.args.Composite(**items)))
+        known = dict(scores) if scores and BEST in scores else None
+        self._told(
+            lambda: self._manager.save(step, args=ocp.args.Composite(**items), metrics=known)
+        )
 
     def _wait(self) -> None:
         self._told(self._manager.wait_until_finished)
@@ -118,10 +132,24 @@ class Checkpoints:
         raise told  # without theirs, whose frames hold tasks that asyncio would report as lost
 
     def _unwritten(self, what: str, error: BaseException | None) -> UserError:
+        others = " (as it does where another process has ended)" if jax.process_count() > 1 else ""
         return UserError(
-            f"{what} cannot be written: {_short(error)}; the last good checkpoint is "
+            f"{what} cannot be written: {_short(error)}{others}; the last good checkpoint is "
             f"{self._newest()}; once that is mended, continue with --resume --run {self.run}"
         )
+
+    def best(self) -> TrainState:
+        """The checkpoint with the best validation, on the host. Raises UserError if none has been
+        validated, or it is damaged."""
+        scores = {step: self._manager.metrics(step) for step in self._manager.all_steps()}
+        validated = {step: _quality(found) for step, found in scores.items() if found}
+        if not validated:
+            raise UserError(f"no checkpoint in {self.folder} has been validated: leave --best out")
+        step = max(validated, key=lambda step: validated[step])
+        try:
+            return self._read(step)
+        except Exception as error:  # whatever orbax and TensorStore make of the bytes
+            raise UserError(f"{self.folder / str(step)} is damaged: {_short(error)}") from error
 
     def restore(self) -> TrainState:
         """The newest sound checkpoint, on the host.
@@ -180,16 +208,41 @@ class Checkpoints:
             self._manager.reload()
 
 
-def load_model(run: Path, config: Config, method: Method) -> tuple[Model, int]:
-    """The averaged weights of a run's newest sound checkpoint, and its step.
+def load_model(
+    run: Path, config: Config, method: Method, *, best: bool = False
+) -> tuple[Model, int]:
+    """The averaged weights of a run's newest sound checkpoint, or of its best, and its step.
 
     Raises UserError if there is no checkpoint, or none is sound.
     """
     optimiser = make_optimiser(config.optim, config.train.steps)
     structure, _ = init_state(method, optimiser, seed=0)
     with Checkpoints(run, structure, write=False) as checkpoints:
-        state = checkpoints.restore()
+        state = checkpoints.best() if best else checkpoints.restore()
     return (structure.graph, structure.params(state.ema)), int(state.step)
+
+
+def stored_weights(run: Path) -> tuple[dict[str, Any], int]:
+    """The averaged weights of a run's newest checkpoint by the names that they have there, and its
+    step, whatever network the settings make now. Raises UserError if there are none to be read."""
+    folder = (run / "checkpoints").resolve()
+    silence()
+    options = ocp.CheckpointManagerOptions(create=False, read_only=True)
+    try:
+        with ocp.CheckpointManager(folder, options=options) as manager:
+            step = manager.latest_step()
+            if step is None:
+                raise UserError(f"no checkpoint in {folder}: the run ended before its first")
+            items = ocp.args.Composite(state=ocp.args.StandardRestore())
+            return manager.restore(step, args=items)["state"]["ema"], step
+    except UserError:
+        raise
+    except Exception as error:  # whatever orbax and TensorStore make of the bytes
+        raise UserError(f"{folder} cannot be read: {_short(error)}") from error
+
+
+def _quality(scores: Any) -> float:
+    return float(scores[BEST])
 
 
 def _placed(state: TrainState, like: Any) -> TrainState:

@@ -48,6 +48,10 @@ class Structure:
         named: Any = self.named.params
         return split(named, vector)
 
+    def vector(self, params: Params) -> Float32[np.ndarray, " n"]:
+        """The inverse of `params`, on the host."""
+        return _on_host(params)
+
     def in_trees(self, state: TrainState) -> TrainState:
         """A copy on the host with every weight by its name."""
         host = jax.tree.map(np.array, state)

@@ -1,7 +1,9 @@
 """Ctrl-C and SIGTERM as a request that the loop answers between two steps."""
 
+import math
 import os
 import signal
+import time
 from types import FrameType, TracebackType
 
 import jax
@@ -14,11 +16,16 @@ class StopRequest:
     """`with StopRequest() as stop: ... if stop.reached(step): save, leave`. A second Ctrl-C
     interrupts.
 
+    until: of time.monotonic, when the process must have left; a step that may last as long as the
+    longest before it, and once more to save, is not begun.
+
     Of several processes any may be asked; JAX's preemption service hears SIGTERM from its start on,
     and finds a step that all of them reach.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, until: float = math.inf) -> None:
+        self._until, self._longest = until, 0.0
+        self._asked = time.monotonic()
         self._requested = False
         self._before: dict[int, object] = {}
         self._wakeup: int | None = None
@@ -39,6 +46,7 @@ class StopRequest:
     def reached(self, step: int) -> bool:
         """Whether to save this step and leave: the same in all processes, which must ask at every
         step."""
+        self._look_at_the_clock()
         if jax.process_count() == 1:
             return self._requested
         return multihost_utils.reached_preemption_sync_point(step)
@@ -54,11 +62,22 @@ class StopRequest:
         if self._wakeup is not None:
             signal.set_wakeup_fd(self._wakeup)
 
+    def _look_at_the_clock(self) -> None:
+        now = time.monotonic()
+        self._longest = max(self._longest, now - self._asked)
+        self._asked = now
+        if now + 2 * self._longest > self._until and not self._requested:
+            self._ask()
+            console.at_once("\nthe time is over: stopping")
+
     def _request(self, number: int, frame: FrameType | None) -> None:
         if self._requested:
             raise KeyboardInterrupt
+        self._ask()
+        name = signal.Signals(number).name
+        console.at_once(f"\n{name}: stopping after this step; again to stop at once")
+
+    def _ask(self) -> None:
         self._requested = True
         if jax.process_count() > 1:
             os.kill(os.getpid(), signal.SIGTERM)  # the preemption service knows no other signal
-        name = signal.Signals(number).name
-        console.at_once(f"\n{name}: stopping after this step; again to stop at once")
