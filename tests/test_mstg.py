@@ -1,6 +1,6 @@
 """The MSTG module and the denoiser: shapes, ablations, and that every weight learns."""
 
-from dataclasses import replace
+from dataclasses import fields, replace
 
 import jax
 import numpy as np
@@ -85,6 +85,7 @@ ABLATIONS = {
     "no linear": {"linear": False},
     "no residual": {"residual": False},
     "no attention": {"branch_attention": False},
+    "shared directions": {"shared_directions": True},
     "scan": {"scan": "associative", "d_conv": 2, "expand": 1},
 }
 
@@ -104,7 +105,88 @@ def test_mixer_ablations(name):
         "temporal branch": 2,
         "triaxis": 8,
         "one direction": 2,
+        "shared directions": 2,
     }.get(name, 4)
+
+
+CHANGES = {
+    "channels": (4, 12),
+    "depth": 2,
+    "mixer": "attention",
+    "mixer_stages": (1,),
+    "branches": ("spatial",),
+    "spatial_order": "zigzag",
+    "temporal_order": "hilbert",
+    "bidirectional": False,
+    "d_state": 3,
+    "shared_directions": True,
+    "expand": 1,
+    "expand_stages": (1, 2),
+    "pooled_stages": (0,),
+    "d_conv": 2,
+    "branch_attention": False,
+    "gate": False,
+    "linear": False,
+    "residual": False,
+    "skips": False,
+    "pooling": "max",
+    "groups": 2,
+    "heads": 2,
+    "time_dim": 4,
+    "remat": True,
+    "scan": "associative",
+}
+NOT_THE_DENOISERS = {"deformation_channels"}
+
+
+def test_every_flag_of_the_model_changes_the_computation():
+    """Its operations, their shapes, or the constants in them."""
+
+    def computation(**changes):
+        graph, params = nnx.split(denoiser(**changes), nnx.Param)
+        closed = jax.make_jaxpr(lambda params, x: nnx.merge(graph, params)(x, T))(
+            params, normal(0, 1, 2, 4, 4, 4, 3)
+        )
+        return str(closed.jaxpr), [np.asarray(x).tobytes() for x in closed.consts]
+
+    before, known = computation(), {field.name for field in fields(ModelConfig)}
+    assert CHANGES.keys() == known - NOT_THE_DENOISERS
+    assert computation() == before
+    for name, value in CHANGES.items():
+        assert computation(**{name: value}) != before, name
+
+
+def test_both_directions_of_shared_weights_are_alike():
+    """A mixer that sees the voxels in reverse, as one walk does, gives the reverse."""
+    config = replace(TINY, branches=("spatial",), shared_directions=True)
+    mixer = awake(MambaMixer(4, config, rng=rng()))
+    mixer.rebuild.kernel[...] *= jnp.zeros((3, 3, 3, 1, 1)).at[1, 1, 1].set(1)  # each voxel alone
+    run, x = jax.jit(lambda x: mixer(x)), normal(0, 1, 1, 2, 4, 2, 4)
+    turned = x[:, :, ::-1, ::-1, ::-1]
+    np.testing.assert_allclose(run(turned), run(x)[:, :, ::-1, ::-1, ::-1], atol=1e-5)
+    apart = replace(config, shared_directions=False)
+    other = awake(MambaMixer(4, apart, rng=rng()))
+    assert not np.allclose(other(turned), other(x)[:, :, ::-1, ::-1, ::-1], atol=1e-3)
+
+
+def test_a_pooled_mixer_sees_means():
+    """What differs within the voxels that are pooled, and not in their mean, changes nothing but
+    the input that is added; every weight learns."""
+    mixer = awake(MambaMixer(8, TINY, pool=(2, 2, 2), rng=rng()))
+    mixer.norm = nnx.identity
+    x = normal(0, 1, 2, 2, 4, 4, 8)
+    checks = normal(1, *x.shape)
+    checks = checks - by_mean(checks)
+    run = jax.jit(lambda x: mixer(x) - x)
+    np.testing.assert_allclose(run(x + checks), run(x), atol=1e-4)
+    _, gradients = slopes(awake(MambaMixer(8, TINY, pool=(1, 2, 2), rng=rng())), x)
+    assert_every_weight_learns(gradients)
+
+
+def by_mean(x):
+    b, f, d, h, w, c = x.shape
+    blocks = x.reshape(b, f, d // 2, 2, h // 2, 2, w // 2, 2, c)
+    return jnp.broadcast_to(blocks.mean((3, 5, 7), keepdims=True), blocks.shape).reshape(x.shape)
 
 
 def test_without_the_residual_a_new_mixer_gives_zero():

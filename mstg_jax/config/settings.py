@@ -123,7 +123,14 @@ class ModelConfig:
     temporal_order: Order = "raster"
     bidirectional: bool = True
     d_state: int = 16
+    shared_directions: bool = False
+    """Both directions of a walk have the same weights."""
     expand: int = 2
+    expand_stages: tuple[int, ...] = ()
+    """The same for each stage, where it is not alike at all of them."""
+    pooled_stages: tuple[int, ...] = ()
+    """Stages at which the mixer sees means of the voxels that the next stage sees as one: an eighth
+    of the tokens."""
     d_conv: int = 4
     branch_attention: bool = True
     """Squeeze-and-excite of each branch's channels before its scan."""
@@ -156,6 +163,19 @@ class ModelConfig:
             raise SettingsError(
                 f"model.mixer_stages names {stages}, but there are stages "
                 f"0..{len(self.channels) - 1}"
+            )
+        if self.expand_stages:
+            positive("model", self, "expand_stages")
+            if len(self.expand_stages) != len(self.channels):
+                raise SettingsError(
+                    f"model.expand_stages is {self.expand_stages}, but there are "
+                    f"{len(self.channels)} stages: it needs as many, or none"
+                )
+        last = len(self.channels) - 1
+        if stages := [s for s in self.pooled_stages if s not in self.mixer_stages or s >= last]:
+            raise SettingsError(
+                f"model.pooled_stages names {stages}, but only stages of model.mixer_stages that "
+                f"have another one below them, which the last, {last}, has not, can be pooled"
             )
         if len(self.deformation_channels) < 2:
             raise SettingsError(

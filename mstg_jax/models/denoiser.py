@@ -1,5 +1,6 @@
 """The denoising U-Net: stages of MSTG modules around DDM's linear attention."""
 
+from dataclasses import replace
 from functools import partial
 
 import numpy as np
@@ -109,8 +110,11 @@ class Denoiser(nnx.Module):
         return found
 
     def new_module(self, ci: int, co: int, stage: int, *, rng: np.random.Generator) -> MSTG:
-        mixer, flat = stage in self.config.mixer_stages, self.plan.flat[stage]
-        return MSTG(ci, co, self.config, mixer=mixer, flat=flat, rng=rng)
+        config, mixer = self.config, stage in self.config.mixer_stages
+        if config.expand_stages:
+            config = replace(config, expand=config.expand_stages[stage])
+        pool = self.plan.factors[stage + 1] if stage in config.pooled_stages else (1, 1, 1)
+        return MSTG(ci, co, config, mixer=mixer, flat=self.plan.flat[stage], pool=pool, rng=rng)
 
     def new_upsampling(self, width: int, stage: int, *, rng: np.random.Generator) -> nnx.Module:
         """From a stage to the next finer one."""
