@@ -92,9 +92,11 @@ def train(config: Config) -> int:
     from mstg_jax import runs
     from mstg_jax.data.pipeline import load_examples
     from mstg_jax.data.stream import train_iterator
+    from mstg_jax.devices import DEVICES
     from mstg_jax.training.checkpoint import Checkpoints
     from mstg_jax.training.log import RunLog
     from mstg_jax.training.processes import depending, together
+    from mstg_jax.training.profile import Profile
     from mstg_jax.training.stop import StopRequest
     from mstg_jax.training.validation import validate
     from mstg_jax.training.watch import Pace, Watch
@@ -128,7 +130,10 @@ def train(config: Config) -> int:
             f"training and {len(validation)} validation patients, {jax.device_count()} x "
             f"{jax.devices()[0].device_kind} -> {run}"
         )
-        train_step, watch, pace = program.result(), Watch(checkpoints.last_good), Pace(done)
+        (train_step, operations), watch = program.result(), Watch(checkpoints.last_good)
+        known = DEVICES.get(jax.devices()[0].device_kind)
+        peak = None if known is None else known.peak(config.precision)
+        pace = Pace(done, settings.batch, operations, peak)
 
         def due(step: int, every: int) -> bool:
             return step % every == 0 or step == settings.steps
@@ -143,12 +148,15 @@ def train(config: Config) -> int:
         with (
             RunLog(run, done, write=first) as numbers,
             StopRequest(until) as stop,
+            Profile(run, *settings.profile) as profile,
             bar,
             logging_redirect_tqdm(),
             depending(run),
         ):
             for step in range(done + 1, settings.steps + 1):
-                batch = next(batches)
+                profile.reached(step)
+                with pace.waiting():
+                    batch = next(batches)
                 state, metrics = train_step(
                     state, to_device(batch, mesh), key, np.int32(settings.steps)
                 )
@@ -160,18 +168,19 @@ def train(config: Config) -> int:
                     numbers.add(step, "train", watch.values())
                     numbers.add(step, "cost", pace.values(step))
                 scores = None
-                if due(step, settings.validate_every):
-                    watch.check()  # first, so that only finite weights are scored and saved
-                    picture = run / "pictures" / f"step-{step:06d}.png"
-                    chosen = validation[: settings.validate_patients]
-                    model = (structure.graph, structure.params(np.array(state.ema)))
-                    scores = validate(quick, model, chosen, picture)
-                    numbers.add(step, "validation", scores)
-                    shown = ", ".join(f"{name} {value:.4g}" for name, value in scores.items())
-                    log.info(f"step {step}: {shown or 'nothing to score'}; {picture}")
-                if due(step, settings.save_every) or scores:
-                    watch.check()
-                    checkpoints.save(state, config, scores)
+                with pace.apart():
+                    if due(step, settings.validate_every):
+                        watch.check()  # first, so that only finite weights are scored and saved
+                        picture = run / "pictures" / f"step-{step:06d}.png"
+                        chosen = validation[: settings.validate_patients]
+                        model = (structure.graph, structure.params(np.array(state.ema)))
+                        scores = validate(quick, model, chosen, picture)
+                        numbers.add(step, "validation", scores)
+                        shown = ", ".join(f"{name} {value:.4g}" for name, value in scores.items())
+                        log.info(f"step {step}: {shown or 'nothing to score'}; {picture}")
+                    if due(step, settings.save_every) or scores:
+                        watch.check()
+                        checkpoints.save(state, config, scores)
                 # Asked here, so that a request during validation is saved too.
                 if stopped := stop.reached(step):
                     watch.check()

@@ -23,6 +23,7 @@ RESUMABLE = (
     "train.log_every",
     "train.accumulate",
     "train.minutes",
+    "train.profile",
     "mesh.data",
     "mesh.space",
     *(f"cluster.{field.name}" for field in fields(ClusterConfig)),

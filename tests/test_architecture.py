@@ -31,6 +31,7 @@ ALLOWED = {
     "files": {"config"},
     "console": set(),
     "children": set(),
+    "devices": set(),
     "command": {"config", "files", "console"},
     "runs": {"config", "files"},
     "cli": {"config", "runs"},

@@ -113,16 +113,18 @@ def test_killed_and_resumed_equals_uninterrupted_to_the_last_bit(finished: Path,
 
 def test_ctrl_c_saves_and_exits_cleanly(finished: Path, cache: Path):
     folder = cache / "stopped"
-    long = training(folder, "--train.steps", 400, "--train.save-every", 300, cache=cache)
+    flags = ("--train.steps", 400, "--train.save-every", 300, "--train.profile", 2, 400)
+    long = training(folder, *flags, cache=cache)
     process = command("train.py", *long, cache=cache)
     written = folder / "metrics.jsonl"
-    until(lambda: written.is_file() and bool(train_lines(folder)), [process], seconds=400)
+    until(lambda: written.is_file() and len(train_lines(folder)) > 2, [process], seconds=400)
     process.send_signal(signal.SIGINT)
     output, _ = process.communicate(timeout=100)
     assert process.returncode == STOPPED, output
     step = train_lines(folder)[-1]["step"]
     assert f"stopped at step {step}" in output
     assert f"continue with: python train.py --resume --run {folder}" in output
+    assert list((folder / "profile").rglob("*.xplane.pb"))
     assert (folder / "checkpoints" / str(step)).is_dir()
 
 

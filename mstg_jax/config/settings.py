@@ -236,12 +236,16 @@ class TrainConfig:
     keep: int = 3
     """Checkpoints kept."""
     log_every: int = 10
+    profile: tuple[int, int] = (0, 0)
+    """First step and number of steps of a trace for TensorBoard, in the run's folder `profile`."""
     minutes: float = 0.0
     """Stop before so many are over, save, and end with exit code 75; 0 is no limit."""
 
     def check(self) -> None:
         positive("train", self, "steps", "batch", "validate_every", "validate_patients")
         positive("train", self, "save_every", "keep", "log_every", "accumulate")
+        if min(self.profile) < 0:
+            raise SettingsError(f"train.profile is {self.profile}, but needs two numbers from 0 up")
         if self.minutes < 0:
             raise SettingsError(f"train.minutes is {self.minutes}, but it must be 0 or more")
 

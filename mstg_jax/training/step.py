@@ -155,6 +155,9 @@ def _replaced(params: nnx.State, turn: Turn, part: nnx.State) -> nnx.State:
 
 def compiled_step(
     step: Any, state: TrainState, batch: dict[str, jax.ShapeDtypeStruct], key: PRNGKeyArray
-) -> TrainStep:
-    """The program of `make_train_step`'s step for batches of these shapes."""
-    return step.lower(state, batch, key, np.int32(0)).compile()
+) -> tuple[TrainStep, float]:
+    """The program of `make_train_step`'s step for batches of these shapes, and its operations on
+    all devices, as XLA counts them before it optimises: products and sums, of loops one turn."""
+    lowered = step.lower(state, batch, key, np.int32(0))
+    counted = lowered.cost_analysis() or {}
+    return lowered.compile(), float(counted.get("flops", 0.0))

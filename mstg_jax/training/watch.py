@@ -2,7 +2,8 @@
 
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
@@ -62,20 +63,52 @@ class Watch:
 
 
 class Pace:
-    """Seconds of a step, mean since it was asked last, and the most memory until then."""
+    """What steps cost, mean since it was asked last.
 
-    def __init__(self, step: int):
+    batch: examples of a step on all devices. operations: of a step on all devices, see step.py;
+    peak: those that a device can do in a second, None where that is not known.
+    """
+
+    def __init__(self, step: int, batch: int, operations: float = 0.0, peak: float | None = None):
+        self._batch, self._operations, self._peak = batch, operations, peak
         self._step, self._time = step, time.perf_counter()
+        self._waited = 0.0
+
+    @contextmanager
+    def waiting(self) -> Iterator[None]:
+        """Around what fetches the data."""
+        start = time.perf_counter()
+        yield
+        self._waited += time.perf_counter() - start
+
+    @contextmanager
+    def apart(self) -> Iterator[None]:
+        """Around what is no part of a step: validation, saving."""
+        start = time.perf_counter()
+        yield
+        self._time += time.perf_counter() - start
 
     def values(self, step: int) -> dict[str, float]:
-        """memory: GB, of the device that has used most where devices tell, else of the process."""
-        now = time.perf_counter()
-        seconds = (now - self._time) / max(1, step - self._step)
-        self._step, self._time = step, now
+        """seconds: of a step. waiting: the share of them in which data was waited for. memory: GB,
+        the most until now, of the device that has used most where devices tell, else of the
+        process. tflops: 10^12 operations per second of all devices; peak_share: of what they can
+        do."""
+        now, steps = time.perf_counter(), max(1, step - self._step)
+        seconds = (now - self._time) / steps
+        waiting = self._waited / steps / seconds
+        self._step, self._time, self._waited = step, now, 0.0
         told = [device.memory_stats() or {} for device in jax.local_devices()]
         used = max((stats.get("peak_bytes_in_use", 0) for stats in told), default=0)
-        found = {"seconds": seconds, "memory": (used or _of_process()) / 1e9}
-        return {name: value for name, value in found.items() if value}
+        found = {
+            "seconds": seconds,
+            "examples_per_second": self._batch / seconds,
+            "waiting": min(1.0, waiting),
+            "memory": (used or _of_process()) / 1e9,
+            "tflops": self._operations / seconds / 1e12,
+        }
+        if self._peak:
+            found["peak_share"] = self._operations / seconds / (self._peak * jax.device_count())
+        return {name: value for name, value in found.items() if value or name == "waiting"}
 
 
 def _of_process() -> int:
