@@ -156,6 +156,34 @@ def test_any_number_of_shards_sees_the_same_batches(
     assert same(joined, whole)
 
 
+def test_a_batch_may_be_larger_than_the_patients_and_the_processes_change(
+    examples: list[Example],
+):
+    """256 examples of 100 patients on 64 processes and then on 16: each epoch has each patient
+    once, wherever batches end."""
+    patients = (examples * 17)[:100]
+
+    def drawn(processes: int, start: int, count: int) -> np.ndarray:
+        found = [
+            take(
+                train_iterator(
+                    patients, batch=256 // processes, seed=3, augment=False,
+                    shard=(index, processes), start=start,
+                ),
+                count,
+            )
+            for index in range(processes)
+        ]  # fmt: skip
+        return np.concatenate(
+            [[b["patient"] for b in shard] for shard in found], axis=1
+        )  # (batches, examples)
+
+    batches = np.concatenate([drawn(64, 0, 3), drawn(16, 3, 4)])
+    whole = batches.reshape(-1)[:1700].reshape(17, 100)
+    assert (np.sort(whole) == np.arange(100)[None]).all()
+    assert len({tuple(epoch) for epoch in whole}) == 17
+
+
 def test_pairs_are_any_two_frames_in_either_direction(examples: list[Example]):
     """Frames strictly between, at the right gammas, with labels where the ends have them."""
     config = DataConfig(augment=False, pairs=0.999)
