@@ -152,7 +152,8 @@ def test_report_needs_no_other_file(out: Path):
 @pytest.mark.parametrize("name", ["truth", "blend"])
 def test_a_run_does_not_take_the_name_of_another_row(name: str, cache: Path):
     folder = write_run(cache / "named" / name, cache)
-    contenders = load(read_configs(Settings((str(folder),), cache)))
+    settings = Settings((str(folder),), cache)
+    contenders = load(read_configs(settings), settings)
     assert [c.name for c in contenders] == [str(folder), "copy", "blend"]
 
 
@@ -160,7 +161,9 @@ def test_native_scores_the_same_sequences_on_other_grids(run: Path, out: Path):
     settings = Settings((str(run),), out, protocol="native")
     configs = read_configs(settings)
     training, validation = load_examples(configs[run].data)
-    found = results_record(compare(load(configs), training, validation, protocol="native"))
+    found = results_record(
+        compare(load(configs, settings), training, validation, protocol="native")
+    )
     assert found["protocol"] == "native"
     assert json.loads(json.dumps(found, allow_nan=False)) == found
     results = json.loads((out / "results.json").read_text(encoding="utf-8"))
