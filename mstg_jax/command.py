@@ -25,7 +25,7 @@ GRACE = 2.0
 
 SMALLER = (
     "Less is needed with a smaller --data.size or --train.batch, fewer --diffusion.frames, or "
-    "--model.remat."
+    "--model.remat all."
 )
 
 Main = Callable[[Sequence[str]], int]

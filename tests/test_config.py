@@ -101,6 +101,13 @@ def test_runs_from_when_processes_were_joined_by_train_are_read():
     assert from_json(stored) == PRESETS["ddm"][1]
 
 
+@pytest.mark.parametrize(("was", "now"), [(False, "none"), (True, "modules")])
+def test_runs_from_when_modules_alone_were_computed_again_are_read(was: bool, now: str):
+    stored = to_json(PRESETS["ddm"][1])
+    stored["model"]["remat"] = was
+    assert from_json(stored).model.remat == now
+
+
 def test_runs_of_between_under_its_former_name_are_read():
     config = PRESETS["acdc-between"][1]
     stored = to_json(config)

@@ -151,8 +151,9 @@ class ModelConfig:
     """Encoder channels of the deformation network; the first at full resolution."""
     scan: Literal["sequential", "associative", "reference", "triton", "pallas_tpu"] | None = None
     """Implementation of the selective scan; None chooses by platform."""
-    remat: bool = False
-    """Recompute each module in the backward pass: less memory, more time."""
+    remat: Literal["none", "scans", "modules", "all"] = "none"
+    """What the backward pass computes again, for less memory in more time: each scan, each module,
+    or each module and, within it, each scan."""
 
     def check(self) -> None:
         positive("model", self, "channels", "depth", "d_state", "expand", "d_conv", "groups")

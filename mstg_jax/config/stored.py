@@ -50,11 +50,14 @@ def from_json(stored: dict[str, Any]) -> Config:
                 f"fit no present network. Train preset acdc-between anew ({now})"
             )
         motion = {}
+    model = dict(stored.get("model", {}))
+    if isinstance(model.get("remat"), bool):
+        model["remat"] = "modules" if model["remat"] else "none"
     train = dict(stored.get("train", {}))
     train.pop("distributed", None)  # is said by `cluster` now, and is no matter of the run
     parts = {
         name: build(sections[name], value) if name in sections else value
-        for name, value in (stored | {"motion": motion, "train": train}).items()
+        for name, value in (stored | {"motion": motion, "model": model, "train": train}).items()
     }
     return build(Config, parts)
 

@@ -126,7 +126,8 @@ class Denoiser(nnx.Module):
     def run_module(
         self, module: MSTG, x: Features, time: Float[Array, "b dim"]
     ) -> Float[Array, "b f d h w co"]:
-        return recomputed(module, x, time) if self.config.remat else module(x, time)
+        again = self.config.remat in ("modules", "all")
+        return recomputed(module, x, time) if again else module(x, time)
 
     def new_middle(self, width: int, *, rng: np.random.Generator) -> None:
         """Two modules around linear attention, on `width` channels."""
