@@ -9,6 +9,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
+from mstg_jax import runs
 from mstg_jax.children import STOPPED, end_with_parent
 from mstg_jax.cli import parse_train
 from mstg_jax.command import command, leave
@@ -77,7 +78,8 @@ def train(config: Config) -> int:
         method, make_optimiser(config.optim, settings.steps), settings.seed
     )
     if config.init is not None and not config.resume:
-        state = with_weights_of(Path(config.init), structure, state)
+        source = runs.find(config.init)
+        state = with_weights_of(source, runs.read_config(source), structure, state)
     state, key = replicate(state, mesh), jax.random.key(settings.seed)
     step_of = make_train_step(
         method, structure, config.optim, mesh, settings.accumulate, config.precision
@@ -89,7 +91,6 @@ def train(config: Config) -> int:
     from tqdm import tqdm
     from tqdm.contrib.logging import logging_redirect_tqdm
 
-    from mstg_jax import runs
     from mstg_jax.data.pipeline import load_examples
     from mstg_jax.data.stream import train_iterator
     from mstg_jax.devices import DEVICES

@@ -130,7 +130,7 @@ def test_a_run_without_validation_has_no_best(run: Path):
 
 def test_a_new_run_begins_with_the_weights_of_another(run: Path, caplog):
     caplog.set_level("INFO")
-    state = with_weights_of(run, STRUCTURE, NEW)
+    state = with_weights_of(run, CONFIG, STRUCTURE, NEW)
     np.testing.assert_array_equal(state.params, state_of(4).ema)
     np.testing.assert_array_equal(state.ema, state_of(4).ema)
     assert int(state.step) == 0
@@ -144,7 +144,7 @@ def test_what_does_not_fit_a_new_run_is_named(run: Path, caplog):
     model = replace(CONFIG.model, deformation_channels=(*CONFIG.model.deformation_channels[:-1], 6))
     config = replace(CONFIG, model=model)
     structure, new = init_state(make_method(config), OPTIMISER, seed=0)
-    state = with_weights_of(run, structure, new)
+    state = with_weights_of(run, CONFIG, structure, new)
     taken, before = (structure.params(x) for x in (state.params, new.params))
     same = jax.tree.map(np.array_equal, taken, before)
     left = [x for x in jax.tree.leaves(same) if x]
@@ -159,9 +159,15 @@ def test_a_run_of_which_nothing_fits_is_refused(run: Path, tmp_path: Path):
     other = replace(CONFIG, method="r2net", data=data)
     structure, new = init_state(make_method(other), OPTIMISER, seed=0)
     with pytest.raises(UserError, match="none of its weights has the name and shape"):
-        with_weights_of(run, structure, new)
-    with pytest.raises(UserError, match=r"cannot be read|no checkpoint in"):
-        with_weights_of(tmp_path / "nothing", structure, new)
+        with_weights_of(run, CONFIG, structure, new)
+    with pytest.raises(UserError, match="no checkpoint in"):
+        with_weights_of(tmp_path / "nothing", CONFIG, structure, new)
+
+
+def test_a_new_run_does_not_begin_with_damaged_weights(run: Path):
+    flip_a_bit(run)
+    state = with_weights_of(run, CONFIG, STRUCTURE, NEW)
+    np.testing.assert_array_equal(state.params, state_of(2).ema)
 
 
 @pytest.mark.parametrize("damage", DAMAGES)

@@ -222,25 +222,6 @@ def load_model(
     return (structure.graph, structure.params(state.ema)), int(state.step)
 
 
-def stored_weights(run: Path) -> tuple[dict[str, Any], int]:
-    """The averaged weights of a run's newest checkpoint by the names that they have there, and its
-    step, whatever network the settings make now. Raises UserError if there are none to be read."""
-    folder = (run / "checkpoints").resolve()
-    silence()
-    options = ocp.CheckpointManagerOptions(create=False, read_only=True)
-    try:
-        with ocp.CheckpointManager(folder, options=options) as manager:
-            step = manager.latest_step()
-            if step is None:
-                raise UserError(f"no checkpoint in {folder}: the run ended before its first")
-            items = ocp.args.Composite(state=ocp.args.StandardRestore())
-            return manager.restore(step, args=items)["state"]["ema"], step
-    except UserError:
-        raise
-    except Exception as error:  # whatever orbax and TensorStore make of the bytes
-        raise UserError(f"{folder} cannot be read: {_short(error)}") from error
-
-
 def _quality(scores: Any) -> float:
     return float(scores[BEST])
 

@@ -8,8 +8,9 @@ import jax
 import numpy as np
 from flax import nnx
 
-from mstg_jax.config import UserError
-from mstg_jax.training.checkpoint import stored_weights
+from mstg_jax.config import Config, UserError
+from mstg_jax.methods import make_method
+from mstg_jax.training.checkpoint import load_model
 from mstg_jax.training.state import Structure, TrainState
 
 log = logging.getLogger(__name__)
@@ -17,11 +18,15 @@ NAMED = 8
 """Weights that were not taken, of which a line names so many."""
 
 
-def with_weights_of(run: Path, structure: Structure, state: TrainState) -> TrainState:
-    """The new state with the run's averaged weights, as far as they have the same name and shape;
-    what was not taken is said. Raises UserError if that is all of them, or there are none."""
-    found, step = stored_weights(run)
-    stored = {_name(path): np.asarray(x) for path, x in jax.tree.leaves_with_path(found)}
+def with_weights_of(
+    run: Path, config: Config, structure: Structure, state: TrainState
+) -> TrainState:
+    """The new state with the averaged weights of a run of these settings, as far as they have the
+    same name and shape; what was not taken is said. Raises UserError if that is all of them, or
+    there are none."""
+    (_, weights), step = load_model(run, config, make_method(config))
+    found = jax.tree.leaves_with_path(nnx.to_pure_dict(weights))
+    stored = {_name(path): np.asarray(x) for path, x in found}
     own = structure.params(np.array(state.params))
     plain: Any = nnx.to_pure_dict(own)
     left: list[str] = []
@@ -43,8 +48,8 @@ def with_weights_of(run: Path, structure: Structure, state: TrainState) -> Train
         log.warning(f"not of {run}, but new: {_listed(left)}")
     if stored:
         log.warning(f"of {run}, but not used: {_listed(list(stored))}")
-    weights = structure.vector(own)
-    return state._replace(params=weights, ema=weights.copy())
+    vector = structure.vector(own)
+    return state._replace(params=vector, ema=vector.copy())
 
 
 def _name(path: Any) -> str:

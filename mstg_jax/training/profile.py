@@ -2,7 +2,6 @@
 
 import logging
 from pathlib import Path
-from types import TracebackType
 
 import jax
 
@@ -35,11 +34,6 @@ class Profile:
         self._count = 0
         log.info(f"trace in {self._folder}: tensorboard --logdir {self._folder}")
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         if self._count and self._last is not None:
             self._stop()
