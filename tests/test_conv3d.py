@@ -1,4 +1,4 @@
-"""The CPU's forms of the convolutions against plain definitions, and which platform gets which."""
+"""The CPU's and the TPU's forms of the convolutions against plain definitions, and which platform gets which."""
 
 from functools import partial
 from itertools import product
@@ -9,7 +9,12 @@ import pytest
 from jax import lax
 from jax import numpy as jnp
 
-from mstg_jax.models.conv3d import conv3d, conv3d_nearest_twice, conv3d_transpose_twice
+from mstg_jax.models.conv3d import (
+    _spread,
+    conv3d,
+    conv3d_nearest_twice,
+    conv3d_transpose_twice,
+)
 
 
 def native(x, kernel, *, stride=1):
@@ -41,6 +46,8 @@ CASES = {
     "odd depth": (conv3d, native, (1, 5, 4, 6, 8), (3, 8)),
     "five taps": (conv3d, native, (1, 6, 5, 6, 9), (5, 3)),
     "one tap": (conv3d, native, (2, 3, 4, 5, 3), (1, 4)),
+    "on a TPU": (_spread, native, (2, 3, 6, 5, 3), (3, 5)),
+    "five taps on a TPU": (_spread, native, (1, 6, 5, 6, 2), (5, 3)),
     "half": (half, native_half, (2, 4, 6, 8, 3), (3, 5)),
     "half of two": (half, native_half, (1, 2, 2, 2, 8), (3, 4)),
     "half, four taps": (half, native_half, (1, 4, 6, 2, 3), (4, 5)),
@@ -71,7 +78,8 @@ def test_values_and_gradients(case):
 
 @pytest.mark.parametrize("function", [conv3d, half, conv3d_nearest_twice, conv3d_transpose_twice])
 def test_the_platform_chooses_the_form(function):
-    """3D convolutions on accelerators, 2D ones or a matrix product on CPU; backward too."""
+    """3D convolutions on GPUs, 2D ones or a matrix product on CPU, 2D ones on TPUs where the size
+    stays or pixels are repeated; backward too."""
 
     def gradients(x, kernel):
         return jax.grad(lambda x, k: jnp.sum(jnp.sin(function(x, k))), argnums=(0, 1))(x, kernel)
@@ -86,7 +94,9 @@ def test_the_platform_chooses_the_form(function):
         for platform in ("cuda", "tpu"):
             convolutions = text[platform].count("stablehlo.convolution")
             assert convolutions >= count, platform
-            assert spatial_dimensions(text[platform]) == {3}, platform
+        assert spatial_dimensions(text["cuda"]) == {3}
+        wide = function in (half, conv3d_transpose_twice)
+        assert spatial_dimensions(text["tpu"]) == ({3} if wide else {2})
         assert spatial_dimensions(text["cpu"]) <= {2}
         assert "dot_general" in text["cpu"] or spatial_dimensions(text["cpu"])
 

@@ -11,6 +11,7 @@ from mstg_jax.config import ModelConfig, MotionConfig
 from mstg_jax.models.denoiser import Denoiser
 from mstg_jax.models.init import he, zeros
 from mstg_jax.models.layers import Linear
+from mstg_jax.models.pairs import joined, parted
 from mstg_jax.models.plan import Plan
 from mstg_jax.models.pyramid import Encoder, Pyramid, reduced, scaled
 from mstg_jax.models.rescale import gathered
@@ -128,16 +129,15 @@ class BetweenNet(nnx.Module):
     ) -> tuple[Pair, Stage | None]:
         """What both ends give, and the denoiser's estimate of the noise in x_t, a noisy `last` in
         [-1, 1], as blocks of voxels on the channels. span, bend: see methods.base.Ends."""
-        both = self.encoder(jnp.concatenate([first, last]))
-        count = first.shape[0]
-        features = [x[:count] for x in both], [x[count:] for x in both]
-        codes: list[Stage | None] = [None] * len(both)
+        stages = [parted(x) for x in self.encoder(joined(first, last))]
+        features = [a for a, _ in stages], [b for _, b in stages]
+        codes: list[Stage | None] = [None] * len(stages)
         noise = course = None
         if self.denoiser is not None:
             seen = jnp.concatenate([2 * first - 1, 2 * last - 1, x_t], axis=-1)
             found = self.denoiser.features(gathered(seen, self.factor)[:, None], t)
             noise = self.denoiser.prediction(found[0])[:, 0]
-            codes = [*[x[:, 0] for x in found], *codes][: len(both)]
+            codes = [*[x[:, 0] for x in found], *codes][: len(stages)]
             if self.course is not None:
                 course = self.course(found[-1].mean((1, 2, 3, 4)), span_context(span))
         bent = jnp.moveaxis(bend[..., 0], 1, -1) / BEND_UNIT if self.bend else None

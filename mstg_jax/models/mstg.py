@@ -13,6 +13,7 @@ from mstg_jax.models.init import zeros
 from mstg_jax.models.layers import Conv3d, GroupNorm, Linear, LinearAttention, ResidualBlock
 from mstg_jax.models.mamba import Mamba
 from mstg_jax.models.orders import Walk, walks
+from mstg_jax.models.pairs import joined, parted
 from mstg_jax.models.recompute import recomputed
 from mstg_jax.models.rescale import Factor, enlarged, mean_of_blocks
 from mstg_jax.shapes import Features, Tokens
@@ -119,7 +120,7 @@ class MambaMixer(nnx.Module):
         if self.config.bidirectional and self.config.shared_directions:
             # Directions as examples of their own, which the same weights meet.
             there, back = (jnp.concatenate(sequences[i::2], axis=-1) for i in (0, 1))
-            both = jnp.split(self._scanned(jnp.concatenate([there, back])), 2)
+            both = parted(self._scanned(joined(there, back)))
             count = len(sequences) // 2
             ways = [jnp.split(mixed, count, axis=-1) for mixed in both]
             parts = (tokens for pair in zip(*ways, strict=True) for tokens in pair)

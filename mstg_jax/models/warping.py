@@ -16,7 +16,9 @@ def moved(x: Volume, flow: Float[Array, "b d h w k"]) -> Volume:
 
     flow in voxels: (h w) for k = 2, where slices stay what they are, (d h w) for k = 3.
     """
-    return jnp.stack([_moved(*one) for one in zip(x, flow, strict=True)])
+    if len(x) == 1:  # a scatter without a batch is twice as fast on CPU, in the gradient
+        return _moved(x[0], flow[0])[None]
+    return jax.vmap(_moved)(x, flow)
 
 
 def _moved(x: Float[Array, "d h w c"], flow: Float[Array, "d h w k"]) -> Float[Array, "d h w c"]:
