@@ -35,25 +35,31 @@ def parse_train(argv: Sequence[str]) -> Config:
 
     Raises SettingsError, FileExistsError or FileNotFoundError on flags that cannot work.
     """
-    import tyro  # Not above: from `command` on Ctrl-C shows no traceback.
-
     args = list(argv)
     if "--resume" in args:
         config = _resumed(args)
     else:
-        if not args or (args[0].startswith("-") and args[0] not in ("-h", "--help")):
-            args.insert(0, "demo")
-        own = {name: (f"{text}\n\n{_SWEEPS}", preset) for name, (text, preset) in PRESETS.items()}
-        config = tyro.extras.overridable_config_cli(
-            PRESETS if args[0] in ("-h", "--help") else own,
-            args=args,
-            prog="train.py",
-            description=f"{_DESCRIPTION} {_SWEEPS}",
-        )
+        config = parse_preset(args, "train.py", _DESCRIPTION, _SWEEPS)
     config.check()
     if not config.resume:
         runs.check_free(config)
     return config
+
+
+def parse_preset(argv: Sequence[str], prog: str, description: str, more: str) -> Config:
+    """`[PRESET] [--flags]`, demo by default. more: said of the flags that are not the preset's."""
+    import tyro  # Not above: from `command` on Ctrl-C shows no traceback.
+
+    args = list(argv)
+    if not args or (args[0].startswith("-") and args[0] not in ("-h", "--help")):
+        args.insert(0, "demo")
+    own = {name: (f"{text}\n\n{more}", preset) for name, (text, preset) in PRESETS.items()}
+    return tyro.extras.overridable_config_cli(
+        PRESETS if args[0] in ("-h", "--help") else own,
+        args=args,
+        prog=prog,
+        description=f"{description} {more}",
+    )
 
 
 _DESCRIPTION = (

@@ -2,11 +2,10 @@
 
 XLA assembles what jax-triton hands it only when it runs, so this program does that too, with the
 assembler that XLA uses. A program, because its environment must be set before jax starts:
-`python tests/compile_for_gpu.py 80 90` for a scan's value and gradients on A100 and H100,
-`python tests/compile_for_gpu.py step [PRESET]` for a train step on four H100.
+`python tests/compile_for_gpu.py 80 90` for a scan's value and gradients on A100 and H100. Of
+training steps `python -m mstg_jax.plan` tells.
 """
 
-import os
 import re
 import subprocess
 import sys
@@ -15,58 +14,21 @@ import zlib
 from importlib.util import find_spec
 from pathlib import Path
 
-os.environ["JAX_PLATFORMS"] = "cpu"
-os.environ["XLA_FLAGS"] = "--xla_gpu_autotune_level=0"  # it would run candidates on the GPU
+from mstg_jax.plan.topology import GPUS, devices, parsed, prepare, tracing_for
+
+prepare(parsed("h100:1"))
 
 import jax
-from compile_step import compiled_step
 from jax import numpy as jnp
-from jax.experimental import topologies
 from jax.sharding import SingleDeviceSharding
 
 from kernels.bench import traffic
 from kernels.selective_scan import selective_scan
-from kernels.selective_scan.gpu import launch as gpu
-
-GPUS = {  # capability, multiprocessors, shared memory of each, and of a block
-    "NVIDIA A100-SXM4-80GB": (80, 108, 167936, 166912),
-    "NVIDIA H100 80GB HBM3": (90, 132, 233472, 232448),
-}
-DESCRIPTION = """gpu_device_info {{
-  name: "{name}" core_count: {cores} shared_memory_per_core: {shared}
-  shared_memory_per_block: 49152 shared_memory_per_block_optin: {block}
-  cuda_compute_capability {{ major: {major} {feature} }}
-  threads_per_block_limit: 1024 threads_per_warp: 32 threads_per_core_limit: 2048
-  fpus_per_core: 128 registers_per_core_limit: 65536 registers_per_block_limit: 65536
-  block_dim_limit_x: 2147483647 block_dim_limit_y: 65535 block_dim_limit_z: 65535
-  thread_dim_limit_x: 1024 thread_dim_limit_y: 1024 thread_dim_limit_z: 64
-  memory_bandwidth: 2000000000000 l2_cache_size: 41943040 clock_rate_ghz: 1.4
-  device_memory_size: 80000000000 device_address_bits: 64
-}}
-platform_name: "CUDA" dnn_version_info {{ major: 9 minor: 8 }}
-device_description_str: "{name}"
-"""
 
 
-def devices(name, count):
-    capability, cores, shared, block = GPUS[name]
-    feature = "feature_extension: ACCELERATED_FEATURES" if capability == 90 else ""
-    config = DESCRIPTION.format(
-        name=name,
-        cores=cores,
-        shared=shared,
-        block=block,
-        major=capability // 10,
-        feature=feature,
-    )
-    return topologies.get_topology_desc(
-        platform="cuda", target_config=config, topology=f"1x1x{count}"
-    ).devices
-
-
-def compiled(name, dtype, batch=2, length=2048, d=64, n=16):
+def compiled(topology, dtype, batch=2, length=2048, d=64, n=16):
     """The text of value_and_grad of a loss on y and the last state."""
-    sharding = SingleDeviceSharding(*devices(name, 1))
+    sharding = SingleDeviceSharding(*devices(topology))
     shapes = jax.tree.map(
         lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding),
         traffic.shapes(batch, length, d, n, dtype),
@@ -76,7 +38,7 @@ def compiled(name, dtype, batch=2, length=2048, d=64, n=16):
         y, last = selective_scan(**args, delta_softplus=True, return_last_state=True)
         return jnp.sum(y.astype(jnp.float32)) + jnp.sum(last)
 
-    with gpu.compiling_for(GPUS[name][0]):
+    with tracing_for(topology):
         return jax.jit(jax.value_and_grad(loss)).lower(shapes).compile().as_text()
 
 
@@ -116,24 +78,14 @@ def assemble(source):
     return target
 
 
-def scans(capabilities):
-    for name, (capability, *_) in GPUS.items():
-        if str(capability) in capabilities:
+def main(capabilities):
+    for name in ("a100", "h100"):
+        if str(GPUS[name].capability) in capabilities:
             for dtype in (jnp.float32, jnp.bfloat16):
-                for kernel, source in kernels(compiled(name, dtype)):
+                for kernel, source in kernels(compiled(parsed(f"{name}:1"), dtype)):
                     version = re.search(r"\.version (\S+)", source)[1]
                     print(dtype.__name__, kernel, assemble(source), version, flush=True)
 
 
-def step(preset="acdc-small-tiny", name="NVIDIA H100 80GB HBM3"):
-    with gpu.compiling_for(GPUS[name][0]):
-        text = compiled_step(preset, devices(name, 4)).as_text()
-    for kernel, _ in kernels(text):
-        print(kernel)
-    for collective in re.findall(r" (all-\w+|reduce-scatter|collective-\w+)(?:-start)?\(", text):
-        print(collective)
-
-
 if __name__ == "__main__":
-    what, *more = sys.argv[1:]
-    step(*more) if what == "step" else scans([what, *more])
+    main(sys.argv[1:])

@@ -1,35 +1,28 @@
 """Compile both passes of the scan for TPUs that are not here; print the memory that they need.
 
 A program, because libtpu is found by the environment: `python tests/compile_for_tpu.py v5e v6e`,
-with --all for bfloat16 and all forms of the arguments, with --step for a train step on all devices.
+with --all for bfloat16 and all forms of the arguments.
 A line has target, case, type, pass, and MB of arguments, outputs and temporary arrays in the TPU's
 memory. XLA keeps small temporary arrays on the chip: they are not counted.
 """
 
-import os
-import re
 import sys
 from functools import partial
-from pathlib import Path
 from typing import NamedTuple
 
-import libtpu
+from mstg_jax.plan import topology as topologies
 
-os.environ["JAX_PLATFORMS"] = "cpu"
-os.environ["TPU_SKIP_MDS_QUERY"] = "1"
-os.environ["TPU_LIBRARY_PATH"] = str(Path(libtpu.__file__).with_name("libtpu.so"))
+TARGETS = {"v5e": "v5e:2x2", "v5p": "v5p:2x2x1", "v6e": "v6e:2x2"}
+topologies.prepare(topologies.parsed("v5e:2x2"))
 
 import jax
 import numpy as np
 from jax import numpy as jnp
-from jax.experimental import topologies
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec, SingleDeviceSharding
 
 from kernels.selective_scan import selective_scan
 from kernels.selective_scan.form import Arguments, Options, chunk_length, chunks
 from kernels.selective_scan.tpu import launch as tpu
-
-TARGETS = {"v5e": "v5e:2x2", "v5p": "v5p:2x2x1", "v6e": "v6e:2x2"}
 
 
 class Case(NamedTuple):
@@ -115,10 +108,6 @@ def sharded(devices):
     return run.lower(tokens, tokens, shape(same, 64, 16), B, B).compile()
 
 
-def described(target):
-    return topologies.get_topology_desc(platform="tpu", topology_name=TARGETS[target]).devices
-
-
 def report(target, name, dtype, which, compiled):
     assert f"selective_scan_{which}" in compiled.as_text()
     found = compiled.memory_analysis()
@@ -141,23 +130,9 @@ def cases(every):
     yield "wide-groups", FORMS["wide-groups"], jnp.bfloat16
 
 
-def step(target):
-    """Which kernels and collectives there are in a train step of mstg, one example per device."""
-    from compile_step import compiled_step
-
-    text = compiled_step("acdc-small-tiny", described(target)).as_text()
-    for which in ("forward", "backward"):
-        print(target, which, len(set(re.findall(rf"selective_scan_{which}\.\d+", text))))
-    collectives = re.findall(r" (all-\w+|reduce-scatter|collective-\w+)(?:-start)?\(", text)
-    print(target, *collectives)
-
-
 def main(targets, flags):
     for target in targets:
-        if "--step" in flags:
-            step(target)
-            continue
-        devices = described(target)
+        devices = topologies.devices(topologies.parsed(TARGETS[target]))
         for name, case, dtype in cases("--all" in flags):
             for which, compiled in programs(case, dtype, devices[0]):
                 report(target, name, dtype, which, compiled)

@@ -49,6 +49,7 @@ ALLOWED = {
         "children",
     },
     "bench": {"training", "methods", "models", "config", "files"},
+    "plan": {"training", "methods", "kernels", "devices", "config"},
     "interop": {"training", "methods", "diffusion", "config", "runs", "files"},
 }
 # A part's commands stand above the parts: what these files may import besides.
@@ -57,6 +58,7 @@ COMMANDS = {
     "interop/__main__.py": {"command"},
     "bench/__main__.py": {"command"},
     "sweep/__main__.py": {"command"},
+    "plan/__main__.py": {"command", "cli", "files"},
     "data/acdc.py": {"command"},
     "data/verify.py": {"command"},
 }

@@ -1,4 +1,4 @@
-"""The CPU's and the TPU's forms of the convolutions against plain definitions, and which platform gets which."""
+"""The forms of the convolutions against plain definitions, and which platform gets which."""
 
 from functools import partial
 from itertools import product

@@ -20,9 +20,9 @@ CPU_OPTIONS = {"xla_cpu_experimental_ynn_fusion_type": ""}
 MERGED, NOT_UNROLLED = "xla_cpu_use_multi_output_fusion", "xla_cpu_disable_loop_unrolling"
 
 
-def compiler_options() -> dict[str, str] | None:
-    """For jax.jit; asking starts JAX's backend."""
-    return CPU_OPTIONS if jax.default_backend() == "cpu" else None
+def compiler_options(platform: str | None = None) -> dict[str, str] | None:
+    """For jax.jit; by default of the platform that JAX has, whose backend then starts."""
+    return CPU_OPTIONS if (platform or jax.default_backend()) == "cpu" else None
 
 
 def products_in(precision: Precision) -> AbstractContextManager[Any]:

@@ -72,28 +72,30 @@ class Mamba(nnx.Module):
         return product(y, block_diagonal(self.out_proj[...]))
 
     def _scanned(self) -> Callable[..., Array]:
-        """The scan, by each device for its own share of the batch and of the channels.
+        """The scan, by each device for its own share of the channels.
 
-        The compiler does not look into a kernel: over a mesh it would gather the batch and have
-        every device scan all of it. Devices that share a volume's slices share its channels here,
-        which no order of the tokens minds.
+        The compiler does not look into a kernel: over a mesh it would gather what devices share,
+        and have every one scan all of it. Those that share a volume's slices share its channels
+        here, which no order of the tokens minds.
         """
         scan = cast(
             Callable[..., Array],
             partial(selective_scan, delta_softplus=True, implementation=self.scan),
         )
         mesh = jax.sharding.get_abstract_mesh()
-        if "data" not in mesh.auto_axes:
+        space = mesh.shape["space"] if "space" in mesh.auto_axes else 1
+        if space == 1:
             return scan
         count, inner = self.D.shape
-        space = mesh.shape["space"]
         each = max(1, space // count)  # devices that share a block's channels
         if count * each % space or inner % each:
             space = each = 1
         axis = None if space == 1 else "space"
-        tokens, of_channels = PartitionSpec("data", None, axis), PartitionSpec(axis)
+        tokens, of_channels = PartitionSpec(None, None, axis), PartitionSpec(axis)
         specs = (tokens, tokens, of_channels, tokens, tokens, of_channels, tokens, of_channels)
-        split = jax.shard_map(scan, in_specs=specs, out_specs=tokens)
+        split = jax.shard_map(
+            scan, in_specs=specs, out_specs=tokens, axis_names={"space"}, check_vma=False
+        )
 
         def shared(u: Array, delta: Array, A: Array, B: Array, C: Array, *rest: Array) -> Array:
             B, C = (jnp.repeat(x, each, axis=2) for x in (B, C))
