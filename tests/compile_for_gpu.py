@@ -67,8 +67,9 @@ def unescape(match):
 
 
 def assemble(source):
-    """With the ptxas of the package that jax[cuda12] installs, and XLA therefore finds."""
-    (package,) = find_spec("nvidia.cuda_nvcc").submodule_search_locations
+    """With the ptxas of the package that jax[cuda12], or [cuda13], installs and XLA finds."""
+    found = find_spec("nvidia.cuda_nvcc") or find_spec("nvidia.cu13")
+    (package,) = found.submodule_search_locations
     target = re.search(r"\.target (\w+)", source)[1]
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, "kernel.ptx")

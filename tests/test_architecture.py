@@ -242,6 +242,7 @@ def test_text_is_utf_8_in_any_locale(path):
 
 # Where a result is printed; all else is said by logging (console.py).
 PRINTS = {"train.py", "sample.py", "mstg_jax/command.py", "mstg_jax/data/verify.py"}
+PRINTS |= {"kernels/device_check/exact.py", "kernels/device_check/speed.py"}
 PRINTS |= {"mstg_jax/bench/worker.py", "kernels/bench/static.py", "mstg_jax/sweep/run.py"}
 
 

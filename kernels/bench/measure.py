@@ -56,6 +56,8 @@ class Row(NamedTuple):
 
 
 class Candidate(NamedTuple):
+    """run: its result may still be under way."""
+
     method: str
     what: Pass
     run: Callable[[], Any]
@@ -94,8 +96,7 @@ def _jax_candidates(
         compiled = jax.jit(function, keep_unused=True).lower(*args).compile()
         memory = compiled.memory_analysis()
         megabytes = None if memory is None else memory.temp_size_in_bytes / 2**20
-        run = partial(lambda f: jax.block_until_ready(f(*args)), compiled)
-        found.append(Candidate(method, what, run, megabytes))
+        found.append(Candidate(method, what, partial(compiled, *args), megabytes))
     return found
 
 
@@ -129,7 +130,7 @@ def measure(name: str, settings: Settings) -> list[Row]:
     for turn in range(settings.rounds + 1):
         for candidate, own in zip(found, times, strict=True):
             start = time.perf_counter()
-            candidate.run()
+            jax.block_until_ready(candidate.run())
             if turn:
                 own.append(1e3 * (time.perf_counter() - start))
     return [

@@ -18,7 +18,7 @@ from typing import Any, Literal, NamedTuple
 from mstg_jax import files
 from mstg_jax.bench.request import QUANTITIES, Quantity, Request
 from mstg_jax.command import command, leave
-from mstg_jax.config import PRESETS, SettingsError, UserError
+from mstg_jax.config import PRESETS, Precision, SettingsError, UserError
 
 
 @dataclass(frozen=True)
@@ -32,6 +32,8 @@ class Settings:
     quantities: tuple[Quantity, ...] = QUANTITIES
     size: tuple[int, int, int] = (32, 128, 128)
     """Voxels (d, h, w) of the one volume that is worked on."""
+    precision: Precision = "float32"
+    """Of products of weights in the training step; PyTorch's by autocast."""
     rounds: int = 5
     """Times that everything is run, in turn."""
     json: Path | None = None
@@ -57,7 +59,8 @@ class Worker:
         self.who = who
         command = [sys.executable, "-m", "mstg_jax.bench.worker", json.dumps(request._asdict())]
         # XLA's logs of compilation would stand between the lines of the table.
-        env = os.environ | {"TF_CPP_MIN_LOG_LEVEL": "2"}
+        # Several share a GPU, none of which may take its memory beforehand.
+        env = os.environ | {"TF_CPP_MIN_LOG_LEVEL": "2", "XLA_PYTHON_CLIENT_PREALLOCATE": "false"}
         self.process = subprocess.Popen(
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, encoding="utf-8", env=env
         )
@@ -87,9 +90,10 @@ class Worker:
 
 def measure(quantity: Quantity, settings: Settings) -> list[Row]:
     """One row for each preset, after PyTorch's if it is asked for."""
-    wanted = {name: Request("jax", name, quantity, settings.size) for name in settings.presets}
+    more = quantity, settings.size, settings.precision
+    wanted = {name: Request("jax", name, *more) for name in settings.presets}
     if settings.vs:
-        wanted = {"torch": Request("torch", "ddm", quantity, settings.size)} | wanted
+        wanted = {"torch": Request("torch", "ddm", *more)} | wanted
     workers: list[Worker] = []
     try:
         for who, request in wanted.items():

@@ -2,6 +2,8 @@
 
 from typing import Literal, NamedTuple, get_args
 
+from mstg_jax.config import Precision
+
 Quantity = Literal[
     "training step", "denoiser forward", "deformation forward", "sequence of 10 frames"
 ]
@@ -16,3 +18,4 @@ class Request(NamedTuple):
     preset: str
     quantity: Quantity
     size: tuple[int, int, int]
+    precision: Precision = "float32"

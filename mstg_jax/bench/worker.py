@@ -21,13 +21,14 @@ def prepare(request: Request) -> Callable[[], object]:
     if request.side == "jax":
         from mstg_jax.bench.workloads import prepared
 
-        return prepared(request.preset, request.quantity, request.size)
+        return prepared(request)
     if not (TESTS / "torch_reference").is_dir():
         raise FileNotFoundError(
             f"{TESTS}: no torch_reference there; --vs torch runs from a checkout of mstg_jax"
         )
     sys.path.insert(0, str(TESTS))
-    return import_module("torch_reference.bench").prepare(request.quantity, request.size)
+    prepare = import_module("torch_reference.bench").prepare
+    return prepare(request.quantity, request.size, request.precision)
 
 
 def forget_peak() -> None:
@@ -36,8 +37,19 @@ def forget_peak() -> None:
     Path("/proc/self/clear_refs").write_text("5", encoding="utf-8")
 
 
-def peak() -> float:
-    """MB of memory that the process has held at most since `forget_peak` (Linux)."""
+def peak(side: str) -> float:
+    """MB of memory that the process has held at most since `forget_peak` (Linux); of an accelerator
+    what its framework has held, compilation included."""
+    if side == "jax":
+        import jax
+
+        held = (jax.local_devices()[0].memory_stats() or {}).get("peak_bytes_in_use")
+    else:
+        import torch
+
+        held = torch.cuda.max_memory_allocated() if torch.cuda.is_available() else None
+    if held:
+        return held / 2**20
     status = Path("/proc/self/status").read_text(encoding="utf-8")
     (kilobytes,) = (x.split()[1] for x in status.splitlines() if x.startswith("VmHWM"))
     return int(kilobytes) / 1024
@@ -54,7 +66,8 @@ def main(text: str) -> None:
 
     try:
         given = json.loads(text)
-        run = prepare(Request(**given | {"size": tuple(given["size"])}))
+        request = Request(**given | {"size": tuple(given["size"])})
+        run = prepare(request)
     except (ImportError, FileNotFoundError) as error:
         answer(str(error))
         return
@@ -64,7 +77,7 @@ def main(text: str) -> None:
     answer(0.0)
     for command in sys.stdin:
         if command.strip() == "peak":
-            answer(peak())
+            answer(peak(request.side))
             continue
         start = time.perf_counter()
         run()

@@ -9,7 +9,7 @@ import numpy as np
 from flax import nnx
 from jax import numpy as jnp
 
-from mstg_jax.bench.request import FRAMES, Quantity
+from mstg_jax.bench.request import FRAMES, Request
 from mstg_jax.config import PRESETS, Config
 from mstg_jax.methods import Method, generate_sequence, make_method, new_model
 from mstg_jax.methods.platform import compiler_options, prepare
@@ -19,10 +19,10 @@ from mstg_jax.training.state import init_state, make_optimiser
 from mstg_jax.training.step import make_train_step
 
 
-def prepared(preset: str, quantity: Quantity, size: tuple[int, int, int]) -> Callable[[], object]:
+def prepared(request: Request) -> Callable[[], object]:
     """A call does it once and waits; the first one compiles. Volumes are noise in [0, 1]."""
-    config = PRESETS[preset][1]
-    config = replace(config, data=replace(config.data, size=size))
+    config, quantity, size = PRESETS[request.preset][1], request.quantity, request.size
+    config = replace(config, data=replace(config.data, size=size), precision=request.precision)
     prepare(config)
     method = make_method(config)
     ed, es = np.random.default_rng(0).random((2, *size), np.float32)
@@ -50,7 +50,7 @@ def _step(config: Config, method: Method, ed: np.ndarray, es: np.ndarray) -> Cal
     mesh = make_mesh(replace(config, train=replace(config.train, batch=count)))
     structure, state = init_state(method, optimiser, config.train.seed)
     state = replicate(state, mesh)
-    step = make_train_step(method, structure, config.optim, mesh)
+    step = make_train_step(method, structure, config.optim, mesh, precision=config.precision)
     batch = {"ed": ed[None], "es": es[None], "fov": np.ones_like(es)[None]}
     batch |= {"frames": es[None, None], "gammas": np.ones((1, 1), np.float32)}
     batch |= {"bend": np.zeros_like(batch["frames"]).repeat(2, axis=1)}

@@ -10,8 +10,22 @@ from torch_reference.ddm import DeformableDiffusion
 from torch_reference.diffusion import generate, losses
 
 
-def prepare(quantity: str, size: tuple[int, int, int]) -> Callable[[], object]:
-    """DDM on one volume of noise; a call does it once."""
+def prepare(quantity: str, size: tuple[int, int, int], precision: str) -> Callable[[], object]:
+    """DDM on one volume of noise, on the GPU if there is one; a call does it once and waits."""
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    with torch.device(device):
+        call = _prepared(quantity, size)
+
+    def run() -> None:
+        with torch.device(device), torch.autocast(device, torch.bfloat16, precision == "bf16"):
+            call()
+        if device == "cuda":
+            torch.cuda.synchronize()
+
+    return run
+
+
+def _prepared(quantity: str, size: tuple[int, int, int]) -> Callable[[], object]:
     torch.manual_seed(0)
     model = DeformableDiffusion()
     ed, es = (2 * torch.rand(1, 1, *size) - 1 for _ in range(2))

@@ -25,7 +25,17 @@ from kernels.selective_scan.gpu.tiles import (
     tokens,
     vector,
     wide,
+    zeros,
 )
+
+
+@jit
+def _none_kept(S: tl.constexpr):
+    KEPT: tl.constexpr = S.kept
+    R: tl.constexpr = S.tile.R
+    D: tl.constexpr = S.tile.D
+    J: tl.constexpr = S.tile.J
+    return tl.zeros((KEPT, R, D, J), tl.float32)
 
 
 @jit
@@ -43,7 +53,9 @@ def _kept(kept, i, S: tl.constexpr):
 def _add_by_state(ptr, value, offsets, mask, again, S: tl.constexpr):
     """Add the sum over the channels of (T, R, D, J) to a slice that is this program's own."""
     x = tl.permute(tl.sum(value, axis=2), (0, 2, 1))
-    x = tl.reshape(x, (S.tile.T, S.tile.R * S.tile.J))
+    T: tl.constexpr = S.tile.T
+    N: tl.constexpr = S.tile.R * S.tile.J
+    x = tl.reshape(x, (T, N))
     if S.per_split > 1:
         x += tl.load(ptr + offsets, mask=mask & again, other=0.0)
     tl.store(ptr + offsets, x.to(ptr.dtype.element_ty), mask=mask)
@@ -74,7 +86,7 @@ def gradients(
         C_d = constant(C, matrix, present, S.scan.C_varies)
 
         state = tl.load(entries + chunk_row * S.scan.n + matrix, mask=present, other=0.0)
-        kept = tl.zeros((S.kept, S.tile.R, S.tile.D, S.tile.J), tl.float32)
+        kept = _none_kept(S)
         for i in range(count - 1):
             kept = _keep(kept, i, state, S)
             first, along, live = tokens(batch, chunk, i, S)
@@ -88,8 +100,8 @@ def gradients(
 
         adjoint = tl.load(adjoints + chunk_row * S.scan.n + matrix, mask=present, other=0.0)
         dA_d, dB_d, dC_d = tl.zeros_like(A2), tl.zeros_like(A2), tl.zeros_like(A2)
-        dD_d = tl.zeros((S.tile.T, S.tile.D), tl.float32)
-        dbias_d = tl.zeros((S.tile.T, S.tile.D), tl.float32)
+        dD_d = zeros(S)
+        dbias_d = zeros(S)
         for k in range(count):
             i = count - 1 - k
             first, along, live = tokens(batch, chunk, i, S)

@@ -26,6 +26,7 @@ from kernels.selective_scan.gpu.tiles import (
     tokens,
     vector,
     wide,
+    zeros,
 )
 
 
@@ -41,7 +42,7 @@ def chunk_states(u, delta, A, B, bias, states, sums, S: tl.constexpr):
     bias_d = vector(bias, channels, inside, S.scan.bias)
     B_d = constant(B, matrix, present, S.scan.B_varies)
     state = tl.zeros_like(A2)
-    total = tl.zeros((S.tile.T, S.tile.D), tl.float32)
+    total = zeros(S)
     for i in range(tiles(chunk, S)):
         first, along, live = tokens(batch, chunk, i, S)
         mask = live[:, None] & inside[None, :]
@@ -70,7 +71,7 @@ def chunk_adjoints(delta, A, C, z, bias, dy, adjoints, sums, S: tl.constexpr):
     bias_d = vector(bias, channels, inside, S.scan.bias)
     C_d = constant(C, matrix, present, S.scan.C_varies)
     adjoint = tl.zeros_like(A2)
-    total = tl.zeros((S.tile.T, S.tile.D), tl.float32)
+    total = zeros(S)
     count = tiles(chunk, S)
     for i in range(count):
         first, along, live = tokens(batch, chunk, count - 1 - i, S)

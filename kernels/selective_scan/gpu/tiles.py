@@ -82,6 +82,15 @@ def program(blocks, chunks):
 
 
 @jit
+def zeros(S: tl.constexpr):
+    """A (T, D) tile. Sizes stand in shapes under names: before Triton 3.7 a number out of S is no
+    constant there."""
+    T: tl.constexpr = S.tile.T
+    D: tl.constexpr = S.tile.D
+    return tl.zeros((T, D), tl.float32)
+
+
+@jit
 def channels_of(group, block, S: tl.constexpr):
     """The channels of a block, and which of them are the group's."""
     within = block * S.tile.D + tl.arange(0, S.tile.D)
@@ -162,7 +171,10 @@ def projection(ptr, constant, offsets, mask, VARIES: tl.constexpr, S: tl.constex
     """A (T, R, 1, J) tile of a varying B or C in float32, or the constant one, (1, R, D, J)."""
     if VARIES:
         x = tl.load(ptr + offsets, mask=mask, other=0.0).to(tl.float32)
-        x = tl.reshape(x, (S.tile.T, S.tile.J, S.tile.R))
+        T: tl.constexpr = S.tile.T
+        J: tl.constexpr = S.tile.J
+        R: tl.constexpr = S.tile.R
+        x = tl.reshape(x, (T, J, R))
         return tl.permute(x, (0, 2, 1))[:, :, None, :]
     else:
         return constant[None]

@@ -1,0 +1,1 @@
+"""What an accelerator does with the kernels: `python -m kernels.device_check`."""
