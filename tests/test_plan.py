@@ -86,6 +86,9 @@ ENTRY %main (p: f32[8], q: bf16[2,4]) -> f32[8] {
 def test_what_a_program_reads_and_writes():
     """32 bytes each of p and of what is made of it, 16 of q."""
     assert size("(f32[8]{0}, bf16[2,4]{1,0}, pred[], u8[0]{0})") == 32 + 16 + 1
+    assert size("f32[3,130,5]{1,2,0:T(8,128)}") == 4 * 3 * 130 * 5
+    assert size("f32[3,130,5]{1,2,0:T(8,128)}", padded=True) == 4 * 3 * 256 * 8
+    assert size("(f32[5]{0:T(128)}, f32[]{:T(128)})", padded=True) == 4 * (128 + 1)
     assert traffic(TEXT) == 5 * 64 + 64 + (32 + 16 + 32) + 64
     assert list(collectives(TEXT)) == [Collective("all-reduce", 32)]
     assert scans(TEXT) == 1
@@ -106,12 +109,12 @@ def test_data_parallel_steps_exchange_the_gradients_alone(preset):
 
 
 def test_an_estimate_is_what_the_data_sheet_allows():
-    program = Program(4, 0, 0, 197e9, 819e6 * 3, (Collective("all-reduce", 50_000_000),), 0)
+    program = Program(4, 0, 0, 197e9, 819_000_000 * 3, (Collective("all-reduce", 50_000_000),), 0)
     found = estimate(program, V5E, "float32")
     assert found == pytest.approx((1e-3, 3e-3, 1e-3))
     assert found.seconds == pytest.approx(4e-3)
     assert found.bound == "memory"
-    assert estimate(program._replace(traffic=0.0), V5E, "bf16").bound == "products"
+    assert estimate(program._replace(traffic=0), V5E, "bf16").bound == "products"
 
 
 @pytest.mark.parametrize(("each", "fixed"), [(1.7e9, 0.1e9), (3e9, 2e9), (0.3e9, 1e9)])
@@ -124,7 +127,7 @@ def test_the_largest_batch_is_found_by_few_programs(monkeypatch, each, fixed):
         asked.append(own)
         if fixed + own * each > V5E.memory:
             raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: hbm")
-        return Program(4, 0, int(fixed + own * each), 1.0, 1.0, (), 0)
+        return Program(4, 0, int(fixed + own * each), 1.0, 1, (), 0)
 
     monkeypatch.setattr(fit, "compiled", small)
     planner = Planner(PRESETS["demo"][1], range(4), "tpu", V5E)

@@ -59,6 +59,7 @@ def test_values_of_every_kind():
     wanted = {
         "model.branches=spatial+temporal": ("spatial", "temporal"),
         "model.mixer_stages=1": (1,),
+        "model.pooled_stages=none": (),
         "data.spacing=10+1.5+1.5": (10.0, 1.5, 1.5),
         "model.scan=None": None,
         "motion.denoiser=False": False,

@@ -21,7 +21,7 @@ class Program(NamedTuple):
     """Bytes and operations of one device in one step.
 
     arguments: what stays, the state and the batch. temporaries: what a step needs besides. traffic:
-    read and written, of its memory, as the compiler counts, or as its program's text says.
+    read and written, of its memory, as the program's text says.
     scans: calls of the scan's kernels in it; none on a CPU.
     """
 
@@ -29,7 +29,7 @@ class Program(NamedTuple):
     arguments: int
     temporaries: int
     operations: float
-    traffic: float
+    traffic: int
     collectives: tuple[Collective, ...]
     scans: int
 
@@ -64,13 +64,12 @@ def compiled(config: Config, devices: Sequence[Any], platform: str) -> Program:
     counted = operations(traced.jaxpr.jaxpr, platform) / len(devices)
     program = traced.lower().compile()
     memory, text = program.memory_analysis(), program.as_text()
-    costs = program.cost_analysis() or {}
     return Program(
         parameters=4 * state.params.size,
         arguments=memory.argument_size_in_bytes,
         temporaries=memory.temp_size_in_bytes + memory.generated_code_size_in_bytes,
         operations=counted,
-        traffic=costs.get("bytes accessed") or traffic(text),
+        traffic=traffic(text),
         collectives=tuple(collectives(text)),
         scans=scans(text),
     )

@@ -1,17 +1,18 @@
 """What the text of a compiled program says: what its devices exchange, read and write."""
 
+import math
 import re
 from collections.abc import Iterator
 from typing import NamedTuple
-
-import numpy as np
 
 BYTES = {"pred": 1, "s8": 1, "u8": 1, "bf16": 2, "f16": 2, "s64": 8, "u64": 8, "f64": 8}
 """Of those element types that do not have 4."""
 FREE = {"parameter", "constant", "tuple", "get-tuple-element", "bitcast", "after-all", "iota"}
 """Instructions that neither read nor write; `-done` belongs to its `-start`."""
 
-_ARRAY = re.compile(r"\b(pred|bf16|[fsu]\d+)\[([\d,]*)\]")
+_ARRAY = re.compile(
+    r"\b(pred|bf16|[fsu]\d+)\[([\d,]*)\](?:\{([\d,]*)(?::T\(([\d,]+)\))?)?"
+)  # type, shape, axes from the minor one up, tile of the minor ones
 _COLLECTIVE = re.compile(r"= (.*?) (all-\w+|reduce-scatter|collective-[a-z]+)(?:-start)?\(")
 _COMPUTATION = re.compile(r"^(ENTRY )?%?([\w.\-]+) .*\{$")
 _INSTRUCTION = re.compile(r"^\s+(?:ROOT )?%?([\w.\-]+) = (.+?) ([\w\-]+)\((.*?)\)(.*)$")
@@ -40,17 +41,26 @@ def scans(text: str) -> int:
     return sum("selective_scan_" in line for line in calls)
 
 
-def size(types: str) -> int:
-    """Bytes of the arrays in an instruction's type: f32[4,8]{1,0}."""
+def size(types: str, padded: bool = False) -> int:
+    """Bytes of the arrays in an instruction's type: f32[4,8]{1,0:T(8,128)}. padded: as they lie in
+    a TPU's memory, in whole tiles."""
     return sum(
-        BYTES.get(kind, 4) * int(np.prod([int(x) for x in shape.split(",") if x], dtype=np.int64))
-        for kind, shape in _ARRAY.findall(types)
+        BYTES.get(kind, 4) * math.prod(_laid_out(shape, axes, tile if padded else ""))
+        for kind, shape, axes, tile in _ARRAY.findall(types)
     )
+
+
+def _laid_out(shape: str, axes: str, tile: str) -> list[int]:
+    sizes, order, tiles = ([int(n) for n in x.split(",") if n] for x in (shape, axes, tile))
+    for axis, unit in zip(order, reversed(tiles), strict=False):
+        sizes[axis] = -(-sizes[axis] // unit) * unit
+    return sizes
 
 
 def traffic(text: str) -> int:
     """Bytes that all instructions of a program read and write, at most: fused loops, products and
-    kernels read each operand once; a loop whose turns are not known has one."""
+    kernels read each operand once, padded as it lies in memory; a loop whose turns are not known
+    has one."""
     computations, entry = _parsed(text)
 
     def of(name: str) -> int:
@@ -70,7 +80,7 @@ def _parsed(text: str) -> tuple[dict[str, list[Instruction]], str]:
             entry = start[2] if start[1] else entry
         elif match := _INSTRUCTION.match(line):
             name, types, kind, operands, rest = match.groups()
-            sizes[name] = size(types)
+            sizes[name] = size(types, padded=True)
             if kind in FREE or kind.endswith("-done"):
                 continue
             if inside := _runs(kind, rest):

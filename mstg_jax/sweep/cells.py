@@ -13,7 +13,7 @@ from mstg_jax.config import Config, SettingsError
 
 Axis: TypeAlias = tuple[str, tuple[str, ...]]
 """A setting's dotted name, and its values as they are written."""
-APART, JOINED = ",", "+"
+APART, JOINED, NOTHING = ",", "+", "none"
 """Between the values of an axis, and between the items of one value."""
 NOT_SWEPT = ("run", "resume", "cluster")
 SEED, BASE = "train.seed", "base"
@@ -211,6 +211,8 @@ def _parsed(hint: Any, text: str) -> Any:
         meant = f"; did you mean {near[0]}?" if near else ""
         raise ValueError(f"{text} is none of {', '.join(args)}{meant}")
     if origin is tuple:
+        if text == NOTHING and args[-1] is Ellipsis:
+            return ()
         items = text.split(JOINED)
         kinds = [args[0]] * len(items) if args[-1] is Ellipsis else list(args)
         if len(items) != len(kinds):
