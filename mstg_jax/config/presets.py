@@ -59,13 +59,13 @@ BETWEEN = replace(
     method="between",
     data=DataConfig(size=(32, 96, 96), depth="native", pairs=0.3),
     model=ModelConfig(channels=(8, 16, 32), mixer_stages=(2,)),
-    motion=MotionConfig(label_weight=0.5),
+    motion=MotionConfig(label_weight=1.5, bilateral=False),
     optim=replace(ACDC_SMALL.optim, learning_rate=1e-3, betas=(0.9, 0.99), ema=0.998),
 )
 CINE = replace(
     BETWEEN,
     data=replace(BETWEEN.data, pairs=1.0, longest=6),
-    motion=replace(BETWEEN.motion, label_weight=0.0, bend=True),
+    motion=MotionConfig(bend=True),
 )
 # What a newcomer waits for: few patients, each of which comes twelve times, so no augmentation;
 # small networks, which compile fast; few steps.
