@@ -14,6 +14,7 @@ import pytest
 import tyro
 
 from kernels.bench import measure as scan_bench
+from kernels.device_check import __main__ as device_check
 from mstg_jax import runs
 from mstg_jax.bench import __main__ as bench
 from mstg_jax.cli import parse_sample, parse_train
@@ -21,6 +22,7 @@ from mstg_jax.config import PRESETS
 from mstg_jax.data import verify
 from mstg_jax.evaluation import __main__ as evaluation
 from mstg_jax.interop import __main__ as interop
+from mstg_jax.plan import __main__ as plan
 from mstg_jax.sweep import __main__ as sweep
 from mstg_jax.sweep.cells import cells, split
 
@@ -48,9 +50,11 @@ PROGRAMS: dict[str, tuple[Callable[[list[str]], Any], tuple[str, ...]]] = {
     "mstg_jax.evaluation": (lambda argv: tyro.cli(evaluation.Settings, args=argv), ()),
     "mstg_jax.interop": (lambda argv: tyro.cli(interop.Command, args=argv), ("from-torch",)),
     "mstg_jax.bench": (lambda argv: tyro.cli(bench.Settings, args=argv), ()),
+    "mstg_jax.plan": (plan.parse, ("demo",)),
     "mstg_jax.sweep": (lambda argv: tyro.cli(sweep.Settings, args=argv), ()),
     "mstg_jax.data.acdc": (parse_verify, ("verify",)),
     "kernels.bench": (lambda argv: tyro.cli(scan_bench.Settings, args=argv), ()),
+    "kernels.device_check": (device_check.parse, ()),
 }
 
 

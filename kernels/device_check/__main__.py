@@ -72,10 +72,7 @@ def run(part: Part, seconds: float) -> dict[str, Any]:
 
 
 def main(argv: Sequence[str]) -> int:
-    options = argparse.ArgumentParser(prog="python -m kernels.device_check", description=__doc__)
-    options.add_argument("--dry", action="store_true", help="try the command where no device is")
-    options.add_argument("--json", type=Path, default=Path("device_check.json"))
-    asked = options.parse_args(argv)
+    asked = parse(argv)
     until, found = time.monotonic() + LIMIT, {}
     for part in parts(asked.dry):
         left = until - time.monotonic()
@@ -90,6 +87,13 @@ def main(argv: Sequence[str]) -> int:
     if asked.dry:
         print(DRY)
     return 1 if any(x["failed"] for x in found.values()) else 0
+
+
+def parse(argv: Sequence[str]) -> argparse.Namespace:
+    options = argparse.ArgumentParser(prog="python -m kernels.device_check", description=__doc__)
+    options.add_argument("--dry", action="store_true", help="try the command where no device is")
+    options.add_argument("--json", type=Path, default=Path("device_check.json"))
+    return options.parse_args(argv)
 
 
 def report(name: str, found: dict[str, Any]) -> str:

@@ -8,7 +8,7 @@ import json
 import logging
 import os
 import sys
-from argparse import ArgumentParser
+from argparse import ArgumentParser, Namespace
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -35,15 +35,7 @@ QUIET = {"TF_CPP_MIN_LOG_LEVEL": "2", "TPU_MIN_LOG_LEVEL": "3", "TPU_STDERR_LOG_
 
 @command("plan")
 def main(argv: Sequence[str]) -> int:
-    own = ArgumentParser(add_help=False, allow_abbrev=False)
-    own.add_argument("--topology", default="")
-    own.add_argument("--asked-only", action="store_true")
-    own.add_argument("--thorough", action="store_true")
-    own.add_argument("--json", type=Path)
-    given, rest = own.parse_known_args(argv)
-    more = "; ".join(f"{name}: {text}" for name, text in FLAGS.items())
-    config = parse_preset(rest, "python -m mstg_jax.plan", DESCRIPTION, more)
-    config.check()
+    given, config = parse(argv)
     topology = topologies.parsed(given.topology)
     topologies.prepare(topology)
     os.environ.update(QUIET)
@@ -61,6 +53,20 @@ def main(argv: Sequence[str]) -> int:
         with files.writing("--json", given.json):
             given.json.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
     return 0
+
+
+def parse(argv: Sequence[str]) -> tuple[Namespace, Config]:
+    """Its own flags, and the settings of the run. Raises SettingsError."""
+    own = ArgumentParser(add_help=False, allow_abbrev=False)
+    own.add_argument("--topology", default="")
+    own.add_argument("--asked-only", action="store_true")
+    own.add_argument("--thorough", action="store_true")
+    own.add_argument("--json", type=Path)
+    given, rest = own.parse_known_args(argv)
+    more = "; ".join(f"{name}: {text}" for name, text in FLAGS.items())
+    config = parse_preset(rest, "python -m mstg_jax.plan", DESCRIPTION, more)
+    config.check()
+    return given, config
 
 
 def figures(config: Config, topology: topologies.Topology, largest: bool) -> dict[str, Any]:
