@@ -166,7 +166,8 @@ def test_others_are_refused(name):
 
 def planned(*argv, **env):
     command = [sys.executable, "-m", "mstg_jax.plan", *argv]
-    clean = {k: v for k, v in os.environ.items() if k not in ("XLA_FLAGS", "JAX_PLATFORMS")}
+    hidden = ("XLA_FLAGS", "JAX_PLATFORMS", "TRITON_INTERPRET")
+    clean = {k: v for k, v in os.environ.items() if k not in hidden}
     return subprocess.run(
         command, cwd=ROOT, env=clean | env, capture_output=True, encoding="utf-8", check=False
     )

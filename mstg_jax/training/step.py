@@ -49,9 +49,8 @@ def make_train_step(
     The state is replicated and donated: the caller's copy is gone. The key is the run's; each step
     folds its number in. steps is the length of the run. accumulate: pieces of the batch that are
     computed one after the other, for the same result in less memory. precision: of products of
-    weights. metrics: loss, its parts and
-    grad_norm, means over the whole batch; of a method's turns loss and grad_norm are those of the
-    last one.
+    weights. metrics: loss, its parts and grad_norm, means over the whole batch; of a method's turns
+    loss and grad_norm are those of the last one.
     """
     turns, graph = method.turns, structure.graph
 
