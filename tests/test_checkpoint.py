@@ -1,6 +1,7 @@
 """Checkpoints that are damaged, and disks that refuse them."""
 
 import os
+import pickle
 import resource
 import shutil
 from collections.abc import Iterator
@@ -21,6 +22,7 @@ from mstg_jax.methods import make_method
 from mstg_jax.training.checkpoint import Checkpoints, load_model
 from mstg_jax.training.initial import with_weights_of
 from mstg_jax.training.log import RunLog
+from mstg_jax.training.sharding import make_mesh, replicate
 from mstg_jax.training.state import TrainState, init_state, make_optimiser
 
 CONFIG = replace(PRESETS["demo-tiny"][1], method="voxelmorph")
@@ -94,7 +96,24 @@ def lose(part: str):
     return lambda run: shutil.rmtree(newest(run) / part)
 
 
+class Executed:
+    """A pickle of it leaves a file where it is read."""
+
+    def __init__(self, path: Path):
+        self._path = path
+
+    def __reduce__(self):
+        return (os.mkdir, (str(self._path),))
+
+
+def put_pickles(run: Path) -> None:
+    """In place of everything, as a stranger's checkpoint might be."""
+    for path in [p for p in newest(run).rglob("*") if p.is_file()]:
+        path.write_bytes(pickle.dumps(Executed(run / "executed")))
+
+
 DAMAGES = {
+    "pickles": put_pickles,
     "truncated": truncate,
     "one bit": flip_a_bit,
     "no arrays": lose("state"),
@@ -189,6 +208,19 @@ def test_a_damaged_checkpoint_is_put_aside_and_the_sound_one_before_it_resumed(
     assert line.endswith(f") and is now {aside.name}; {folder / '2'} is used")
     with Checkpoints(run, STRUCTURE) as checkpoints:
         chex.assert_trees_all_equal(checkpoints.restore(), state_of(4))
+    assert not (run / "executed").exists()
+
+
+def test_from_four_devices_to_one_and_back(run: Path):
+    """To the last bit."""
+    for step, devices in ((6, 4), (8, 1), (10, 4)):
+        mesh = make_mesh(
+            replace(CONFIG, train=replace(CONFIG.train, batch=4)), jax.devices()[:devices]
+        )
+        with Checkpoints(run, STRUCTURE) as checkpoints:
+            before = replicate(checkpoints.restore(), mesh)
+            chex.assert_trees_all_equal(before, state_of(max(4, step - 2)))
+            checkpoints.save(replicate(state_of(step), mesh), CONFIG)
 
 
 def test_sampling_uses_the_sound_checkpoint_and_changes_nothing(run: Path, capfd):
