@@ -74,3 +74,27 @@ def test_ddpm(kind):
         got = mean + (jnp.exp(schedule.posterior_log_variance[t] / 2) * noise if t > 0 else 0.0)
         assert parity.relative(got, wanted) < 1e-5, t
         x = wanted
+
+
+@pytest.mark.filterwarnings("ignore:__array__ implementation")  # theirs, of torch's tensors
+@pytest.mark.parametrize("name", ["linear", "cosine"])
+@pytest.mark.parametrize("kind", KINDS)
+def test_dpm_solver(kind, name):
+    """DPM-Solver++ 2M, which diffusers does not clip."""
+    config = replace(CONFIG, schedule=name)
+    start = np.random.default_rng(0).standard_normal(SHAPE).astype(np.float32)
+    ours = reverse_diffusion(
+        make_schedule(config),
+        lambda x, t: jnp.sin(3 * x + 0.1 * t.astype(x.dtype)[:, None, None]) / 2,
+        jnp.asarray(start), jax.random.key(0), kind=kind, sampler="dpm++", steps=8, clip=None,
+    )  # fmt: skip
+    theirs = diffusers.DPMSolverMultistepScheduler(
+        num_train_timesteps=config.steps, trained_betas=betas(config), prediction_type=KINDS[kind],
+        timestep_spacing="trailing", final_sigmas_type="zero", lower_order_final=True,
+    )  # fmt: skip
+    theirs.set_timesteps(8)
+    x = torch.tensor(start)
+    for t in theirs.timesteps:
+        predicted = torch.tensor(predict(x.numpy(), float(t)).astype(np.float32))
+        x = theirs.step(predicted, int(t), x).prev_sample
+    assert parity.relative(ours, x.numpy()) < 2e-5

@@ -16,6 +16,7 @@ from mstg_jax.config.settings import (
     OptimConfig,
     Order,
     Precision,
+    Sampler,
     TrainConfig,
 )
 from mstg_jax.config.stored import differences, from_json, to_json
@@ -38,6 +39,7 @@ __all__ = [
     "Precision",
     "R2NetConfig",
     "RegisterConfig",
+    "Sampler",
     "SettingsError",
     "TrainConfig",
     "UKANConfig",

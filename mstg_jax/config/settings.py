@@ -23,6 +23,7 @@ MethodName = Literal[
     "blend",
 ]
 Precision = Literal["float32", "bf16"]
+Sampler = Literal["ddpm", "ddim", "dpm++", "heun"]
 Order = Literal["raster", "zigzag", "hilbert", "triaxis"]
 BranchName = Literal["spatial", "temporal"]
 
@@ -197,12 +198,23 @@ class DiffusionConfig:
     """What the denoiser predicts (methods `direct` and `ukan`)."""
     frames: int = 4
     """Frames that are denoised together, training and sampling (method `direct`)."""
-    sampler: Literal["ddpm", "ddim"] = "ddim"
+    sampler: Sampler = "ddim"
+    """ddpm: ancestral; ddim; dpm++: DPM-Solver++ 2M; heun, which calls the denoiser twice a step
+    (methods `direct` and `ukan`)."""
     sampler_steps: int = 50
-    """Reverse steps of the sampler (methods `direct` and `ukan`); ddpm wants all of `steps`."""
+    """Reverse steps of the sampler; ddpm wants all of `steps`."""
+    eta: float = 0.0
+    """Noise of ddim's steps, from 0, none, to 1, as much as ddpm's."""
 
     def check(self) -> None:
         positive("diffusion", self, "steps", "frames", "sampler_steps")
+        if not 0 <= self.eta <= 1:
+            raise SettingsError(f"diffusion.eta is {self.eta}, but it must be from 0 to 1")
+        if self.eta and self.sampler != "ddim":
+            raise SettingsError(
+                f"diffusion.eta is {self.eta}, but it is ddim's, and diffusion.sampler is "
+                f"{self.sampler}"
+            )
 
 
 @dataclass(frozen=True)

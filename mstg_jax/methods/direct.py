@@ -75,6 +75,7 @@ class Direct(Method):
                 kind=config.prediction,
                 sampler=config.sampler,
                 steps=config.sampler_steps,
+                eta=config.eta,
             )
 
         drawn = jax.lax.map(draw, (jnp.arange(len(groups)), groups))
