@@ -3,6 +3,7 @@
 from mstg_jax.config.baselines import CGANConfig, R2NetConfig, RegisterConfig, UKANConfig
 from mstg_jax.config.checks import SettingsError, UserError
 from mstg_jax.config.cluster import ClusterConfig
+from mstg_jax.config.diffusion import DiffusionConfig, Sampler
 from mstg_jax.config.mesh import MeshConfig
 from mstg_jax.config.motion import MotionConfig
 from mstg_jax.config.presets import FULL_PRESETS, PRESETS, tiny
@@ -10,13 +11,11 @@ from mstg_jax.config.settings import (
     BranchName,
     Config,
     DataConfig,
-    DiffusionConfig,
     MethodName,
     ModelConfig,
     OptimConfig,
     Order,
     Precision,
-    Sampler,
     TrainConfig,
 )
 from mstg_jax.config.stored import differences, from_json, to_json
