@@ -19,22 +19,15 @@ if TYPE_CHECKING:
     from mstg_jax.methods.base import Model
 
 log = logging.getLogger("mstg_jax.sample")
+SAMPLED = ("direct", "ukan")
+"""Methods whose frames come from reverse diffusion."""
 
 
 @command("sample.py")
 def main(argv: Sequence[str]) -> int:
     options = parse_sample(argv)
     run = runs.find(options.run)
-    config = runs.read_config(run)
-    if options.data.root is not None:
-        config = replace(config, data=replace(config.data, root=options.data.root))
-    if options.refine or options.symmetries:
-        if config.method != "between":
-            raise SettingsError(
-                f"--refine and --symmetries are for method between; {run} is {config.method}"
-            )
-        motion = replace(config.motion, refine=options.refine, symmetries=options.symmetries)
-        config = replace(config, motion=motion)
+    config = settings_of(options, run, runs.read_config(run))
     out = options.out or Path("samples") / run.resolve().name
     # What is wrong with these is known before JAX starts.
     files.usable("--out", out)
@@ -45,6 +38,31 @@ def main(argv: Sequence[str]) -> int:
     else:
         sample_patients(options, run, config, chosen_patients(options, config), out)
     return 0
+
+
+def settings_of(options: SampleConfig, run: Path, config: Config) -> Config:
+    """The run's, with what is asked for in their place. Raises SettingsError."""
+    if options.data.root is not None:
+        config = replace(config, data=replace(config.data, root=options.data.root))
+    if options.refine or options.symmetries:
+        if config.method != "between":
+            raise SettingsError(
+                f"--refine and --symmetries are for method between; {run} is {config.method}"
+            )
+        motion = replace(config.motion, refine=options.refine, symmetries=options.symmetries)
+        config = replace(config, motion=motion)
+    given = {"sampler": options.sampler, "sampler_steps": options.sampler_steps}
+    given = {name: value for name, value in given.items() if value is not None}
+    if given or options.eta:
+        if config.method not in SAMPLED:
+            raise SettingsError(
+                f"--sampler, --sampler-steps and --eta are for methods {' and '.join(SAMPLED)}; "
+                f"{run} is {config.method}"
+            )
+        diffusion = replace(config.diffusion, **given, eta=options.eta)
+        diffusion.check()
+        config = replace(config, diffusion=diffusion)
+    return config
 
 
 def loaded(config: Config, run: Path, out: Path, best: bool) -> "tuple[Method, Model]":

@@ -7,7 +7,14 @@ from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 
 from mstg_jax import runs
-from mstg_jax.config import PRESETS, ClusterConfig, Config, SettingsError, differences
+from mstg_jax.config import (
+    PRESETS,
+    ClusterConfig,
+    Config,
+    Sampler,
+    SettingsError,
+    differences,
+)
 
 # What may change when a run is continued; everything else would make it another run.
 RESUMABLE = (
@@ -145,6 +152,12 @@ class SampleConfig:
     symmetries: bool = False
     """Of method between: frames are means over the flips and transposes in plane; eight times the
     work."""
+    sampler: Sampler | None = None
+    """Of methods that sample frames by reverse diffusion (direct, ukan), in place of the run's."""
+    sampler_steps: int | None = None
+    """The same for the number of its steps."""
+    eta: float = 0.0
+    """The same for the noise of ddim's steps, 0 to 1."""
     seed: int = 0
 
 

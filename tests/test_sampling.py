@@ -1,6 +1,7 @@
 """sample.py in this process: what it leaves in which folder, and what it says before it starts."""
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import nibabel as nib
@@ -9,7 +10,8 @@ from untrained import write_untrained
 
 import sample
 from mstg_jax import runs
-from mstg_jax.config import Config
+from mstg_jax.cli import parse_sample
+from mstg_jax.config import PRESETS, Config, SettingsError
 from mstg_jax.data.pipeline import data_root
 
 RESULTS = {"sequence.nii.gz", "animation.gif", "frames.png", "slices.png", "metrics.json"}
@@ -102,3 +104,20 @@ def test_wrong_files_and_names_are_told_before_the_model_is_loaded(
 ):
     monkeypatch.setattr(sample, "sample_patients", None)
     assert message in call(*args, code=1)
+
+
+def test_samplers_are_chosen_when_sampling():
+    """Of the methods that have one."""
+    config, run = PRESETS["direct-tiny"][1], Path("runs/x")
+    options = parse_sample(["--sampler", "heun", "--sampler-steps", "7"])
+    found = sample.settings_of(options, run, config)
+    assert found == replace(
+        config, diffusion=replace(config.diffusion, sampler="heun", sampler_steps=7)
+    )
+    noisy = sample.settings_of(parse_sample(["--eta", "0.5"]), run, config)
+    assert noisy.diffusion == replace(config.diffusion, eta=0.5)
+    assert sample.settings_of(parse_sample([]), run, config) == config
+    with pytest.raises(SettingsError, match=r"diffusion.eta is 0.5, but it is ddim's, .* is heun"):
+        sample.settings_of(parse_sample(["--sampler", "heun", "--eta", "0.5"]), run, config)
+    with pytest.raises(SettingsError, match=r"methods direct and ukan; runs/x is between"):
+        sample.settings_of(options, run, PRESETS["acdc-between-tiny"][1])

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Float64, Int32, PRNGKeyArray
 
-from mstg_jax.config import Sampler
+from mstg_jax.config import Sampler, SettingsError
 from mstg_jax.diffusion.process import Data, Kind, to_x0_eps
 from mstg_jax.diffusion.schedule import Schedule, log_alpha_bar
 from mstg_jax.shapes import Steps
@@ -49,7 +49,7 @@ def edges(schedule: Schedule, steps: int) -> Edges:
     """
     total = len(schedule.beta)
     if not 1 <= steps <= total:
-        raise ValueError(f"{steps} sampler steps; the schedule allows 1..{total}")
+        raise SettingsError(f"{steps} sampler steps; the schedule allows 1..{total}")
     places = np.rint(np.linspace(total - 1, -1, steps + 1)).astype(np.int32)
     log_bar = np.append(log_alpha_bar(np.asarray(schedule.beta, np.float64)), 0.0)  # [-1]: clean
     return Edges(places[:-1], log_bar[places[:-1]], log_bar[places[1:]])
@@ -114,7 +114,7 @@ def heun(edges: Edges) -> Transitions:
     the last, whose sigma is 0, is DDIM's, and then its trapezoid with a second call at its end.
     """
     if np.isinf(edges.log_t[0]):
-        raise ValueError(
+        raise SettingsError(
             "alpha_bar ends at 0 (schedule jsd), where sigma / signal, over which heun steps, has "
             "no end; take another sampler or schedule"
         )
@@ -166,7 +166,7 @@ def reverse_diffusion(
     """
     table = transitions(schedule, sampler, steps, eta)
     if kind == "eps" and np.asarray(schedule.alpha_bar)[-1] == 0:
-        raise ValueError(
+        raise SettingsError(
             "alpha_bar ends at 0 (schedule jsd) and the prediction is eps, which does not "
             "determine x_0 there; predict x0 or v, or take another schedule"
         )
