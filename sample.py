@@ -51,15 +51,17 @@ def settings_of(options: SampleConfig, run: Path, config: Config) -> Config:
             )
         motion = replace(config.motion, refine=options.refine, symmetries=options.symmetries)
         config = replace(config, motion=motion)
-    given = {"sampler": options.sampler, "sampler_steps": options.sampler_steps}
-    given = {name: value for name, value in given.items() if value is not None}
-    if given or options.eta:
+    asked = {name: getattr(options, name) for name in ("sampler", "sampler_steps", "eta")}
+    given = {name: value for name, value in asked.items() if value is not None}
+    if given:
         if config.method not in SAMPLED:
             raise SettingsError(
                 f"--sampler, --sampler-steps and --eta are for methods {' and '.join(SAMPLED)}; "
                 f"{run} is {config.method}"
             )
-        diffusion = replace(config.diffusion, **given, eta=options.eta)
+        if options.sampler is not None:
+            given.setdefault("eta", 0.0)  # the run's is its own sampler's
+        diffusion = replace(config.diffusion, **given)
         diffusion.check()
         config = replace(config, diffusion=diffusion)
     return config

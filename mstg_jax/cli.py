@@ -156,7 +156,7 @@ class SampleConfig:
     """Of methods that sample frames by reverse diffusion (direct, ukan), in place of the run's."""
     sampler_steps: int | None = None
     """The same for the number of its steps."""
-    eta: float = 0.0
+    eta: float | None = None
     """The same for the noise of ddim's steps, 0 to 1."""
     seed: int = 0
 

@@ -79,6 +79,7 @@ def test_a_part_that_fails_leaves_the_others(monkeypatch, tmp_path, capsys):
             Part("slow", (*python, "import time; time.sleep(60)"), 0.001),
         ],
     )
+    monkeypatch.setattr(device_check, "default", lambda: "triton, the default on cuda")
     out = tmp_path / "found.json"
     assert device_check.main(["--json", str(out)]) == 1
     found = json.loads(out.read_text(encoding="utf-8"))
@@ -96,6 +97,8 @@ def test_without_a_device_it_says_so(monkeypatch, tmp_path, capsys):
     assert device_check.main(["--json", out]) == 1
     assert "default here is sequential, the default on cpu; --dry tries" in capsys.readouterr().out
     assert device_check.main(["--json", out, "--dry"]) == 0
+    assert device_check.main(["--json", str(tmp_path / "no" / "x"), "--dry"]) == 1
+    assert "cannot be written: No such file" in capsys.readouterr().out
 
 
 def test_its_commands_are_real():

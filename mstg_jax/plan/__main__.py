@@ -51,7 +51,7 @@ def main(argv: Sequence[str]) -> int:
     print(table(topology, config, found))
     if given.json is not None:
         with files.writing("--json", given.json):
-            given.json.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+            files.write_text(given.json, json.dumps(found, indent=1))
     return 0
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from mstg_jax.config import SettingsError
+from mstg_jax.devices import DEVICES
 
 
 class Gpu(NamedTuple):
@@ -19,15 +20,15 @@ class Gpu(NamedTuple):
     multiprocessors: int
     shared: int
     block: int
-    memory: int
 
 
 GPUS = {
-    "a100": Gpu("NVIDIA A100-SXM4-80GB", 80, 108, 167936, 166912, 80_000_000_000),
-    "h100": Gpu("NVIDIA H100 80GB HBM3", 90, 132, 233472, 232448, 80_000_000_000),
-    "h200": Gpu("NVIDIA H200", 90, 132, 233472, 232448, 141_000_000_000),
+    "a100": Gpu("NVIDIA A100-SXM4-80GB", 80, 108, 167936, 166912),
+    "h100": Gpu("NVIDIA H100 80GB HBM3", 90, 132, 233472, 232448),
+    "h200": Gpu("NVIDIA H200", 90, 132, 233472, 232448),
 }
-TPUS = ("v5e", "v5p", "v6e")
+TPUS = {"v5e": 2, "v6e": 2, "v5p": 3}
+"""Axes of their slices."""
 GPU_FLAGS = "--xla_gpu_autotune_level=0", "--xla_gpu_enable_triton_gemm=false"
 PER_MACHINE = 8
 """GPUs; topologies of more are several machines."""
@@ -67,7 +68,7 @@ def parsed(text: str) -> Topology:
     found = re.fullmatch(r"([a-z0-9]+):(\d+(?:x\d+){0,2})", text.lower())
     name, shape = found.groups() if found else ("", "")
     sizes = tuple(int(x) for x in shape.split("x") if x)
-    axes = {**dict.fromkeys(GPUS, 1), "v5e": 2, "v6e": 2, "v5p": 3}
+    axes = dict.fromkeys(GPUS, 1) | TPUS
     if name not in axes or len(sizes) != axes[name] or min(sizes) < 1:
         raise SettingsError(
             f"--topology is {text!r}; it is the shape of a TPU slice, as v5e:16x16, v6e:4x4 or "
@@ -108,6 +109,7 @@ def devices(topology: Topology) -> Sequence[Any]:
             raise SettingsError(f"{topology}: more than {own} GPUs are a multiple of {own}")
         config = _GPU.format(
             **gpu._asdict(),
+            memory=int(DEVICES[gpu.kind].memory),
             major=gpu.capability // 10,
             feature="feature_extension: ACCELERATED_FEATURES" if gpu.capability == 90 else "",
         )
