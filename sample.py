@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from mstg_jax import files, runs
 from mstg_jax.cli import SampleConfig, parse_sample
 from mstg_jax.command import command, leave
-from mstg_jax.config import Config, SettingsError
+from mstg_jax.config import SAMPLED, Config, SettingsError
 
 if TYPE_CHECKING:
     from mstg_jax.data.patient import Patient
@@ -19,8 +19,8 @@ if TYPE_CHECKING:
     from mstg_jax.methods.base import Model
 
 log = logging.getLogger("mstg_jax.sample")
-SAMPLED = ("direct", "ukan")
-"""Methods whose frames come from reverse diffusion."""
+LIKENESS = 0.95
+"""Correlation with a training frame from which a frame counts as its repetition."""
 
 
 @command("sample.py")
@@ -31,7 +31,9 @@ def main(argv: Sequence[str]) -> int:
     out = options.out or Path("samples") / run.resolve().name
     # What is wrong with these is known before JAX starts.
     files.usable("--out", out)
-    if options.cine is not None:
+    if options.new:
+        sample_hearts(options, run, config, out)
+    elif options.cine is not None:
         sample_cine(options, run, config, options.cine, out)
     elif options.cycle or options.key:
         sample_beats(options, run, config, chosen_patients(options, config), out)
@@ -51,14 +53,22 @@ def settings_of(options: SampleConfig, run: Path, config: Config) -> Config:
             )
         motion = replace(config.motion, refine=options.refine, symmetries=options.symmetries)
         config = replace(config, motion=motion)
-    asked = {name: getattr(options, name) for name in ("sampler", "sampler_steps", "eta")}
+    flags = ("sampler", "sampler_steps", "eta", "variance", "spacing")
+    if options.guidance is not None:
+        if config.method != "direct":
+            raise SettingsError(f"--guidance is for method direct; {run} is {config.method}")
+        config = replace(config, direct=replace(config.direct, guidance=options.guidance))
+        config.direct.check()
+    asked = {name: getattr(options, name) for name in flags}
     given = {name: value for name, value in asked.items() if value is not None}
     if given:
         if config.method not in SAMPLED:
             raise SettingsError(
-                f"--sampler, --sampler-steps and --eta are for methods {' and '.join(SAMPLED)}; "
-                f"{run} is {config.method}"
+                f"--sampler, --sampler-steps, --eta, --variance and --spacing are for methods "
+                f"{' and '.join(SAMPLED)}; {run} is {config.method}"
             )
+        if options.variance is not None and config.diffusion.variance == "learned":
+            raise SettingsError(f"--variance is {options.variance}, but {run} has learned its own")
         if options.sampler is not None:
             given.setdefault("eta", 0.0)  # the run's is its own sampler's
         diffusion = replace(config.diffusion, **given)
@@ -69,15 +79,55 @@ def settings_of(options: SampleConfig, run: Path, config: Config) -> Config:
 
 def loaded(config: Config, run: Path, out: Path, best: bool) -> "tuple[Method, Model]":
     """The run's method and its newest weights, or its best; starts JAX."""
-    from mstg_jax.methods import make_method
     from mstg_jax.methods.platform import prepare
-    from mstg_jax.training.checkpoint import load_model
+    from mstg_jax.training.loading import load
 
     prepare(config)
-    method = make_method(config)
-    model, step = load_model(run, config, method, best=best)
+    method, model, step = load(run, config, best=best)
     log.info(f"{config.method} of {run}, step {step} -> {out}")
     return method, model
+
+
+def sample_hearts(options: SampleConfig, run: Path, config: Config, out: Path) -> None:
+    """New patients, in a folder of ACDC's layout."""
+    from mstg_jax import hearts
+    from mstg_jax.data.pipeline import example_of, load_examples
+    from mstg_jax.evaluation.comparing.likeness import nearest, stacks, summarise
+    from mstg_jax.evaluation.showing.hearts import hearts_figure
+
+    method, model = loaded(config, run, out, options.best)
+    method, (size, spacing) = hearts.check(method), config.data.grid
+    models = []
+    if "labels" in config.direct.given:
+        models = [example_of(p, config.data) for p in chosen_patients(options, config)]
+    training = stacks(load_examples(config.data)[0], size[0])
+    made, matches, records = {}, {}, {}
+    for number in range(options.count or len(models) or 1):
+        heart = hearts.new_heart(
+            method,
+            model,
+            size,
+            seed=options.seed,
+            number=number,
+            group=options.group,
+            ef=None if options.ef is None else options.ef / 100,
+            like=models[number % len(models)] if models else None,
+        )
+        name = f"patient{number + 1:03d}"
+        with files.writing("--out", out):
+            hearts.write_heart(out / name, heart, spacing, options.group)
+        made[name] = heart
+        matches[name] = nearest(heart.frames, heart.frames.max(0) > 0, training)
+        records[name] = {"ejection_fraction": heart.ejection_fraction} | matches[name][0]._asdict()
+        print(f"{name}: EF {heart.ejection_fraction:.0%} -> {out / name}")
+    alike = summarise(matches, LIKENESS)
+    print(
+        f"most alike a training frame: {alike.closest}, correlation {alike.max:.3f}; "
+        f"{alike.share:.0%} of the frames at {LIKENESS} or more"
+    )
+    with files.writing("--out", out):
+        write_metrics(out, records)
+        hearts_figure(out / "hearts.png", made, spacing)
 
 
 def sample_cine(options: SampleConfig, run: Path, config: Config, path: Path, out: Path) -> None:

@@ -123,6 +123,7 @@ def train(config: Config) -> int:
             batch=settings.batch // jax.process_count(),
             seed=settings.seed,
             frames=method.frames,
+            ends=method.ends,
             shard=(jax.process_index(), jax.process_count()),
             start=done,
         )

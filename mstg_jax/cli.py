@@ -5,6 +5,7 @@ from argparse import ArgumentParser
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
+from typing import Literal
 
 from mstg_jax import runs
 from mstg_jax.config import (
@@ -158,7 +159,25 @@ class SampleConfig:
     """The same for the number of its steps."""
     eta: float | None = None
     """The same for the noise of ddim's steps, 0 to 1."""
+    variance: Literal["posterior", "optimal"] | None = None
+    """The same for the variance of ddpm's and ddim's noise; see train.py's diffusion.variance."""
+    spacing: Literal["uniform", "nonuniform"] | None = None
+    """The same for the sampler's steps."""
+    group: Literal["NOR", "DCM", "MINF", "HCM", "RV"] | None = None
+    """New patients of this class, of a run of method direct that makes ED, ES and labels (see
+    docs/family.md), written in ACDC's layout."""
+    ef: float | None = None
+    """New patients with this ejection fraction, in percent."""
+    count: int | None = None
+    """How many new patients; with --group or --ef one by default."""
+    guidance: float | None = None
+    """In place of the run's direct.guidance: how strongly conditions are obeyed, 1 as trained."""
     seed: int = 0
+
+    @property
+    def new(self) -> bool:
+        """Whether new patients are made."""
+        return any(x is not None for x in (self.group, self.ef, self.count))
 
 
 def parse_sample(argv: Sequence[str]) -> SampleConfig:
@@ -181,6 +200,10 @@ def parse_sample(argv: Sequence[str]) -> SampleConfig:
             f"--duration is {config.duration}; it is the time from --ed to --es in ms, greater "
             "than 0"
         )
+    if config.ef is not None and not 0 <= config.ef <= 100:
+        raise SettingsError(f"--ef is {config.ef}; it is in percent, 0 to 100")
+    if config.count is not None and config.count < 1:
+        raise SettingsError(f"--count is {config.count}, but it must be 1 or more")
     if config.refine < 0:
         raise SettingsError(f"--refine is {config.refine}; it is a number of steps, 0 or more")
     if config.frames is not None and config.frames < 2:
@@ -193,6 +216,8 @@ def _check_source(config: SampleConfig) -> None:
     files = {"--cine": config.cine, "--key": config.key, "--ed and --es": config.ed}
     files |= {"--patient": config.patient, "--data.root": config.data.root}
     given = [name for name, value in files.items() if value]
+    if config.new and (set(given) & {"--cine", "--key", "--ed and --es"} or config.cycle):
+        raise SettingsError("--group, --ef and --count make new patients, of no files")
     if len(given) > 1 and given != ["--patient", "--data.root"]:
         raise SettingsError(f"{' and '.join(given)} each name what to sample; give one of them")
     if (config.factor != 2 or config.open) and config.cine is None:

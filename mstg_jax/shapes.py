@@ -13,7 +13,7 @@ features (b f d h w c).
 
 from typing import TypeAlias
 
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float, Num
 
 Volume: TypeAlias = Float[Array, "b d h w c"]
 Image: TypeAlias = Float[Array, "b d h w 1"]
@@ -21,4 +21,4 @@ Flow: TypeAlias = Float[Array, "b d h w 3"]
 Stage: TypeAlias = Float[Array, "b _ _ _ _"]  # (b d h w c) of one of a network's stages
 Features: TypeAlias = Float[Array, "b f d h w c"]
 Tokens: TypeAlias = Float[Array, "b l c"]
-Steps: TypeAlias = Int[Array, " b"]
+Steps: TypeAlias = Num[Array, " b"]  # of the diffusion; between them where time is continuous

@@ -39,8 +39,9 @@ ALLOWED = {
     "models": {"kernels", "config", "shapes"},
     "diffusion": {"config", "shapes"},
     "methods": {"models", "diffusion", "config", "shapes"},
-    "evaluation": {"cycles", "methods", "data", "config", "shapes"},
+    "evaluation": {"cycles", "hearts", "methods", "data", "config", "shapes"},
     "cycles": {"methods", "data", "config"},
+    "hearts": {"methods", "models", "data", "config"},
     "training": {
         *("evaluation", "methods", "data", "config", "shapes", "files", "console", "children"),
     },

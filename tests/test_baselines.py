@@ -43,6 +43,9 @@ BATCH = {
     "span": jnp.ones((1, 2)),
     "labels_ed": jnp.zeros((1, *SIZE, 1), np.uint8),
     "labels_es": jnp.zeros((1, *SIZE, 1), np.uint8),
+    "labels": jnp.zeros((1, 1, *SIZE, 1), np.uint8),
+    "group": jnp.zeros(1, np.int32),
+    "ef": jnp.full(1, 0.6),
 }
 KEYS = jax.random.split(jax.random.key(0), 1)
 

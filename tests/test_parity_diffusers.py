@@ -9,8 +9,9 @@ import pytest
 from jax import numpy as jnp
 
 from mstg_jax.config import DiffusionConfig
+from mstg_jax.diffusion.paths import make_path
 from mstg_jax.diffusion.process import to_x0_eps
-from mstg_jax.diffusion.samplers import reverse_diffusion
+from mstg_jax.diffusion.samplers import reverse_diffusion, transitions
 from mstg_jax.diffusion.schedule import betas, make_schedule
 
 torch = parity.torch
@@ -33,6 +34,15 @@ def predict(x, t):
     return np.sin(3 * x + 0.1 * t) / 2
 
 
+def sampled(config, start, clip=(-1.0, 1.0)):
+    def ours(x, level):
+        return jnp.sin(3 * x + 0.1 * level.time.astype(x.dtype)[:, None, None]) / 2, None
+
+    table = transitions(make_path(config).edges(config.sampler_steps), config)
+    start, key = jnp.asarray(start), jax.random.key(0)
+    return reverse_diffusion(table, ours, start, key, kind=config.prediction, clip=clip)
+
+
 @pytest.mark.parametrize("name", ["linear", "cosine"])
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("steps", [40, 8])
@@ -40,11 +50,7 @@ def test_ddim(kind, steps, name):
     """Deterministic. Ours is diffusers' "trailing" spacing, and the clipped x_0's own eps."""
     config = replace(CONFIG, schedule=name)
     start = np.random.default_rng(0).standard_normal(SHAPE).astype(np.float32)
-    ours = reverse_diffusion(
-        make_schedule(config),
-        lambda x, t: jnp.sin(3 * x + 0.1 * t.astype(x.dtype)[:, None, None]) / 2,
-        jnp.asarray(start), jax.random.key(0), kind=kind, sampler="ddim", steps=steps,
-    )  # fmt: skip
+    ours = sampled(replace(config, sampler="ddim", sampler_steps=steps, prediction=kind), start)
     theirs = scheduler(
         diffusers.DDIMScheduler, config, kind, timestep_spacing="trailing", set_alpha_to_one=True
     )
@@ -68,8 +74,8 @@ def test_ddpm(kind):
             torch.tensor(predicted), t, torch.tensor(x), generator=torch.Generator().manual_seed(t)
         ).prev_sample.numpy()
         noise = torch.randn(SHAPE, generator=torch.Generator().manual_seed(t)).numpy()
-        at = jnp.full(SHAPE[:1], t)
-        x0, _ = to_x0_eps(schedule, jnp.asarray(predicted), jnp.asarray(x), at, kind)
+        level = schedule.at(jnp.full(SHAPE[:1], t))
+        x0, _ = to_x0_eps(level, jnp.asarray(predicted), jnp.asarray(x), kind)
         mean = schedule.posterior_x0[t] * jnp.clip(x0, -1, 1) + schedule.posterior_xt[t] * x
         got = mean + (jnp.exp(schedule.posterior_log_variance[t] / 2) * noise if t > 0 else 0.0)
         assert parity.relative(got, wanted) < 1e-5, t
@@ -83,11 +89,8 @@ def test_dpm_solver(kind, name):
     """DPM-Solver++ 2M, which diffusers does not clip."""
     config = replace(CONFIG, schedule=name)
     start = np.random.default_rng(0).standard_normal(SHAPE).astype(np.float32)
-    ours = reverse_diffusion(
-        make_schedule(config),
-        lambda x, t: jnp.sin(3 * x + 0.1 * t.astype(x.dtype)[:, None, None]) / 2,
-        jnp.asarray(start), jax.random.key(0), kind=kind, sampler="dpm++", steps=8, clip=None,
-    )  # fmt: skip
+    wanted = replace(config, sampler="dpm++", sampler_steps=8, prediction=kind)
+    ours = sampled(wanted, start, clip=None)
     theirs = diffusers.DPMSolverMultistepScheduler(
         num_train_timesteps=config.steps, trained_betas=betas(config), prediction_type=KINDS[kind],
         timestep_spacing="trailing", final_sigmas_type="zero", lower_order_final=True,

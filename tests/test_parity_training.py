@@ -12,7 +12,8 @@ from parity import assert_close, each, first, images, in_type, make_pair, relati
 from torch_reference import diffusion as reference
 
 from mstg_jax.config import DiffusionConfig
-from mstg_jax.diffusion.process import local_ncc, q_sample, smoothness
+from mstg_jax.diffusion.losses import local_ncc, smoothness
+from mstg_jax.diffusion.process import q_sample
 from mstg_jax.diffusion.schedule import make_schedule
 from mstg_jax.methods.base import Ends
 
@@ -92,6 +93,6 @@ def test_noising():
     x0, noise = images(pair.config, 2, "float32", batch=3)
     t = np.array([0, 24, 49])
     config = replace(pair.config.diffusion)
-    ours = q_sample(make_schedule(config), jnp.asarray(x0), jnp.asarray(t), jnp.asarray(noise))
+    ours = q_sample(make_schedule(config).at(jnp.asarray(t)), jnp.asarray(x0), jnp.asarray(noise))
     theirs = reference.q_sample(pair.reference, first(x0), torch.tensor(t), first(noise))
     assert relative(ours, np.moveaxis(theirs.numpy(), 1, -1)) < 1e-6

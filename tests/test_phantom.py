@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mstg_jax.data import phantom
+from mstg_jax.data import layout, phantom
 from mstg_jax.data.phantom import GROUPS, write_phantom
 
 SIZE = (6, 64, 64)
@@ -196,7 +196,7 @@ def test_interrupted_writing_leaves_nothing(
     def interrupt(*_: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(phantom, "_save", interrupt)
+    monkeypatch.setattr(layout, "_save", interrupt)
     with pytest.raises(KeyboardInterrupt):
         write_phantom(tmp_path / "phantom", (1, 0), (4, 32, 32))
     assert list(tmp_path.iterdir()) == []

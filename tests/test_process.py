@@ -9,15 +9,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mstg_jax.config import DiffusionConfig
-from mstg_jax.diffusion.process import (
-    Kind,
-    local_ncc,
-    q_sample,
-    smoothness,
-    target,
-    to_x0_eps,
-)
+from mstg_jax.config import DiffusionConfig, Prediction
+from mstg_jax.diffusion.losses import local_ncc, smoothness
+from mstg_jax.diffusion.process import Level, as_input, q_sample, target, to_x0_eps
 from mstg_jax.diffusion.schedule import make_schedule
 
 ncc = jax.jit(local_ncc, static_argnums=2)
@@ -33,7 +27,7 @@ def test_q_sample_moments():
     """Of data N(2, 0.25): mean sqrt(ab) 2, variance 0.25 ab + 1 - ab."""
     count = 20_000
     x0 = 2.0 + 0.5 * normal(0, 3, count)
-    x_t = q_sample(SCHEDULE, x0, jnp.array([0, 100, 199]), normal(1, 3, count))
+    x_t = q_sample(SCHEDULE.at(jnp.array([0, 100, 199])), x0, normal(1, 3, count))
     alpha_bar = np.asarray(SCHEDULE.alpha_bar)[[0, 100, 199]]
     np.testing.assert_allclose(x_t.mean(1), 2 * np.sqrt(alpha_bar), atol=0.04)
     np.testing.assert_allclose(x_t.var(1), 0.25 * alpha_bar + 1 - alpha_bar, rtol=0.06)
@@ -41,7 +35,7 @@ def test_q_sample_moments():
 
 def test_q_sample_takes_the_step_of_each_item():
     x0, noise = normal(0, 2, 3, 4, 5, 1), normal(1, 2, 3, 4, 5, 1)
-    both = jax.jit(q_sample)(SCHEDULE, x0, jnp.array([3, 150]), noise)
+    both = jax.jit(q_sample)(SCHEDULE.at(jnp.array([3, 150])), x0, noise)
     for item, t in enumerate((3, 150)):
         expected = SCHEDULE.sqrt_alpha_bar[t] * x0[item]
         expected += SCHEDULE.sqrt_one_minus_alpha_bar[t] * noise[item]
@@ -50,16 +44,19 @@ def test_q_sample_takes_the_step_of_each_item():
 
 @settings(max_examples=20, deadline=None)
 @given(
-    kind=st.sampled_from(typing.get_args(Kind)),
+    kind=st.sampled_from(typing.get_args(Prediction)),
     t=st.integers(0, 199),
+    stretch=st.floats(0.5, 2),
     seed=st.integers(0, 2**31 - 1),
 )
-def test_a_perfect_prediction_gives_x0_and_eps_back(kind, t, seed):
+def test_a_perfect_prediction_gives_x0_and_eps_back(kind, t, stretch, seed):
+    """Also where the squares of signal and sigma do not add up to 1."""
     x0, eps = normal(seed, 2, 3, 4, 5, 1), normal(seed + 1, 2, 3, 4, 5, 1)
-    times = jnp.array([t, 199 - t])
-    x_t = q_sample(SCHEDULE, x0, times, eps)
-    prediction = target(SCHEDULE, x0, eps, times, kind)
-    x0_back, eps_back = to_x0_eps(SCHEDULE, prediction, x_t, times, kind)
+    level = SCHEDULE.at(jnp.array([t, 199 - t]))
+    level = level._replace(signal=stretch * level.signal)
+    x_t = q_sample(level, x0, eps)
+    prediction = target(level, x0, eps, kind)
+    x0_back, eps_back = to_x0_eps(level, prediction, x_t, kind)
     # eps from x0 divides float32 rounding by sqrt(1 - alpha_bar) >= 0.01.
     np.testing.assert_allclose(x0_back, x0, atol=1e-5)
     np.testing.assert_allclose(eps_back, eps, atol=2e-4)
@@ -69,18 +66,27 @@ def test_a_perfect_prediction_gives_x0_and_eps_back(kind, t, seed):
 @given(t=st.integers(0, 199), seed=st.integers(0, 2**31 - 1))
 def test_eps_to_x0_to_eps(t, seed):
     """Any prediction, not only a perfect one, survives the way there and back."""
-    x_t, eps, times = normal(seed, 1, 50), normal(seed + 1, 1, 50), jnp.array([t])
-    x0, _ = to_x0_eps(SCHEDULE, eps, x_t, times, "eps")
-    _, eps_back = to_x0_eps(SCHEDULE, x0, x_t, times, "x0")
+    x_t, eps, level = normal(seed, 1, 50), normal(seed + 1, 1, 50), SCHEDULE.at(jnp.array([t]))
+    x0, _ = to_x0_eps(level, eps, x_t, "eps")
+    _, eps_back = to_x0_eps(level, x0, x_t, "x0")
     np.testing.assert_allclose(eps_back, eps, atol=2e-4)
 
 
 def test_v_is_orthogonal_to_x_t():
     """Salimans & Ho: (x_t, v) is (x_0, eps) rotated, so it keeps the length."""
-    x0, eps, t = normal(0, 1, 50), normal(1, 1, 50), jnp.array([120])
-    x_t = q_sample(SCHEDULE, x0, t, eps)
-    v = target(SCHEDULE, x0, eps, t, "v")
+    x0, eps, level = normal(0, 1, 50), normal(1, 1, 50), SCHEDULE.at(jnp.array([120]))
+    x_t = q_sample(level, x0, eps)
+    v = target(level, x0, eps, "v")
     np.testing.assert_allclose(x_t**2 + v**2, x0**2 + eps**2, rtol=1e-4)
+
+
+@pytest.mark.parametrize("sigma", [0.002, 0.5, 80.0])
+def test_edm_scales_what_goes_in_and_what_comes_out_to_variance_one(sigma):
+    """Karras et al., appendix B.6: for data of deviation 0.5, at any sigma."""
+    x0, eps = 0.5 * normal(0, 1, 20_000), normal(1, 1, 20_000)
+    level = Level(jnp.ones(1), jnp.array([sigma]), jnp.zeros(1))
+    seen = as_input(level, q_sample(level, x0, eps), "edm")
+    np.testing.assert_allclose([seen.std(), target(level, x0, eps, "edm").std()], 1, rtol=0.02)
 
 
 def ncc_by_sliding_window(x, y, window):

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from acdc_files import SIZE, config_of, write
 
-from mstg_jax.config import DataConfig
+from mstg_jax.config import GROUPS, DataConfig
 from mstg_jax.data import stream
 from mstg_jax.data.pipeline import Example, load_examples
 
@@ -46,7 +46,10 @@ def test_batches_have_the_promised_shapes_and_types(examples: list[Example]):
         "span": ((3, 2), np.float32),
         "labels_ed": ((3, *SIZE), np.uint8),
         "labels_es": ((3, *SIZE), np.uint8),
+        "labels": ((3, 2, *SIZE), np.uint8),
         "fov": ((3, *SIZE), np.bool_),
+        "group": ((3,), np.int32),
+        "ef": ((3,), np.float32),
         "patient": ((3,), np.int32),
     }
 
@@ -63,6 +66,21 @@ def test_without_augmentation_batches_hold_the_examples(examples: list[Example])
         assert np.array_equal(batch["labels_ed"][0], example.labels[0])
         assert np.array_equal(batch["labels_es"][0], example.labels[last])
         assert np.array_equal(batch["fov"][0], example.fov)
+        for number, labels in zip(position, batch["labels"][0], strict=True):
+            assert np.array_equal(labels, example.labels.get(number, np.full_like(labels, 255)))
+        assert GROUPS[batch["group"][0]] == example.group
+        assert batch["ef"][0] == np.float32(example.ejection_fraction)
+
+
+def test_ends_are_among_the_frames_if_asked_for(examples: list[Example]):
+    for batch in take(
+        train_iterator(examples, batch=1, seed=1, frames=3, ends=True, augment=False), 8
+    ):
+        example, gammas = examples[batch["patient"][0]], batch["gammas"][0]
+        assert gammas[0] == 0
+        assert 0 < gammas[1] < gammas[2] == 1
+        assert np.array_equal(batch["frames"][0, ::2], example.frames[[0, -1]])
+        assert np.array_equal(batch["labels"][0, -1], example.labels[len(example.frames) - 1])
 
 
 @pytest.mark.parametrize(("es", "allowed"), [(2, {0.0, 1.0}), (3, {0.5})])

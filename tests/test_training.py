@@ -41,6 +41,9 @@ def batch_of(count: int) -> dict[str, np.ndarray]:
         "fov": np.ones((count, *SIZE), np.bool_),
         "labels_ed": np.zeros((count, *SIZE), np.uint8),
         "labels_es": np.zeros((count, *SIZE), np.uint8),
+        "labels": np.zeros((count, 1, *SIZE), np.uint8),
+        "group": np.zeros(count, np.int32),
+        "ef": np.zeros(count, np.float32),
     }
 
 

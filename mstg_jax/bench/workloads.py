@@ -56,6 +56,8 @@ def _step(config: Config, method: Method, ed: np.ndarray, es: np.ndarray) -> Cal
     batch |= {"bend": np.zeros_like(batch["frames"]).repeat(2, axis=1)}
     batch |= {"span": np.array([[0.38, 10]], np.float32)}
     batch |= {name: np.zeros(es[None].shape, np.uint8) for name in ("labels_ed", "labels_es")}
+    batch |= {"labels": np.zeros(es[None, None].shape, np.uint8)}
+    batch |= {"group": np.zeros(1, np.int32), "ef": np.full(1, 0.6, np.float32)}
     on_device = to_device({k: x.repeat(count, axis=0) for k, x in batch.items()}, mesh)
     key = jax.random.key(config.train.seed)
 

@@ -3,11 +3,13 @@
 from mstg_jax.config.baselines import CGANConfig, R2NetConfig, RegisterConfig, UKANConfig
 from mstg_jax.config.checks import SettingsError, UserError
 from mstg_jax.config.cluster import ClusterConfig
-from mstg_jax.config.diffusion import DiffusionConfig, Sampler
+from mstg_jax.config.diffusion import DiffusionConfig, Prediction, Sampler, ScheduleName, Variance
+from mstg_jax.config.direct import GROUPS, Condition, DirectConfig
 from mstg_jax.config.mesh import MeshConfig
 from mstg_jax.config.motion import MotionConfig
 from mstg_jax.config.presets import FULL_PRESETS, PRESETS, tiny
 from mstg_jax.config.settings import (
+    SAMPLED,
     BranchName,
     Config,
     DataConfig,
@@ -22,13 +24,17 @@ from mstg_jax.config.stored import differences, from_json, to_json
 
 __all__ = [
     "FULL_PRESETS",
+    "GROUPS",
     "PRESETS",
+    "SAMPLED",
     "BranchName",
     "CGANConfig",
     "ClusterConfig",
+    "Condition",
     "Config",
     "DataConfig",
     "DiffusionConfig",
+    "DirectConfig",
     "MeshConfig",
     "MethodName",
     "ModelConfig",
@@ -36,13 +42,16 @@ __all__ = [
     "OptimConfig",
     "Order",
     "Precision",
+    "Prediction",
     "R2NetConfig",
     "RegisterConfig",
     "Sampler",
+    "ScheduleName",
     "SettingsError",
     "TrainConfig",
     "UKANConfig",
     "UserError",
+    "Variance",
     "differences",
     "from_json",
     "tiny",

@@ -7,6 +7,7 @@ from mstg_jax.config.baselines import CGANConfig, R2NetConfig, RegisterConfig, U
 from mstg_jax.config.checks import SettingsError, positive, share
 from mstg_jax.config.cluster import ClusterConfig
 from mstg_jax.config.diffusion import DiffusionConfig
+from mstg_jax.config.direct import DirectConfig
 from mstg_jax.config.mesh import MeshConfig
 from mstg_jax.config.motion import MotionConfig
 
@@ -23,6 +24,8 @@ MethodName = Literal[
     "copy",
     "blend",
 ]
+SAMPLED = ("direct", "ukan")
+"""Methods whose frames come from reverse diffusion."""
 Precision = Literal["float32", "bf16"]
 Order = Literal["raster", "zigzag", "hilbert", "triaxis"]
 BranchName = Literal["spatial", "temporal"]
@@ -238,6 +241,7 @@ class Config:
     data: DataConfig = field(default_factory=DataConfig)
     model: ModelConfig = field(default_factory=ModelConfig)
     diffusion: DiffusionConfig = field(default_factory=DiffusionConfig)
+    direct: DirectConfig = field(default_factory=DirectConfig)
     motion: MotionConfig = field(default_factory=MotionConfig)
     register: RegisterConfig = field(default_factory=RegisterConfig)
     r2net: R2NetConfig = field(default_factory=R2NetConfig)
@@ -261,9 +265,21 @@ class Config:
 
         Whether the networks of the method fit the grid says methods.make_method.
         """
-        methods = (self.motion, self.register, self.r2net, self.ukan, self.cgan)
+        methods = (self.direct, self.motion, self.register, self.r2net, self.ukan, self.cgan)
         rest = (self.optim, self.train, self.mesh, self.cluster)
         for section in (self.data, self.model, self.diffusion, *methods, *rest):
             section.check()
+        if self.method not in SAMPLED and not self.diffusion.discrete:
+            raise SettingsError(
+                f"diffusion.schedule is {self.diffusion.schedule}, which is for method direct; "
+                f"{self.method} needs a schedule of betas"
+            )
+        if self.method == "ukan" and (
+            self.diffusion.variance == "learned" or self.diffusion.fourier
+        ):
+            raise SettingsError(
+                "diffusion.variance learned and diffusion.fourier are for method direct, and the "
+                "method is ukan"
+            )
         if self.cluster.joins and self.run is None:
             raise SettingsError("a cluster needs --run: one folder that every process sees")

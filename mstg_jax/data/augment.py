@@ -6,9 +6,7 @@ import numpy as np
 from jaxtyping import Float32
 
 from mstg_jax.config import DataConfig
-
-UNKNOWN = 255
-"""Label of every voxel where a frame has no labels."""
+from mstg_jax.data.labels import UNKNOWN
 
 
 def power_of(config: DataConfig, rng: np.random.Generator) -> float:
@@ -78,6 +76,8 @@ def _turned(
     def apply(x: np.ndarray) -> np.ndarray:
         if np.ndim(x) < 3 or not x.any() or (x == UNKNOWN).all():
             return x
+        if x.ndim > 3 and x.dtype == np.uint8:
+            return np.stack([apply(labels) for labels in x])
         return turned(x, 3 if x.dtype == np.float32 else 0) * fov
 
     rest = {key: apply(value) for key, value in item.items() if key != "fov"}

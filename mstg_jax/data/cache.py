@@ -13,7 +13,7 @@ from mstg_jax.config import DataConfig
 from mstg_jax.data.folder import patient_files
 from mstg_jax.data.nifti import DataError
 
-CACHE_VERSION = 3
+CACHE_VERSION = 4
 """To be raised when the same files give other volumes."""
 
 

@@ -6,7 +6,9 @@ from scipy import ndimage
 
 LABELS = "0 background, 1 right ventricle, 2 myocardium, 3 left ventricle"
 MNMS = "those of M&Ms (1 left ventricle, 2 myocardium, 3 right ventricle)"
-RIGHT, MYOCARDIUM = 1, 2
+RIGHT, MYOCARDIUM, LEFT = 1, 2, 3
+UNKNOWN = 255
+"""Label of every voxel where a frame has no labels."""
 
 
 def swapped(labels: UInt8[np.ndarray, "d h w"]) -> bool:

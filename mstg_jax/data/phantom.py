@@ -4,7 +4,6 @@ All is drawn once, at end diastole; a frame looks up the material point in each 
 is radially piecewise linear between the contours, so texture, papillary muscles and fat move along.
 """
 
-import gzip
 import json
 import math
 import shutil
@@ -13,11 +12,12 @@ from collections import namedtuple
 from pathlib import Path
 from typing import NamedTuple, TypeAlias
 
-import nibabel as nib
 import numpy as np
 from jaxtyping import Float, Float32, Int16, Int32, UInt8
 from numpy.random import Generator
 from scipy import ndimage
+
+from mstg_jax.data.layout import write_patient
 
 MARKER = "phantom.json"
 ANGLES = 1024  # directions about the axis in which contours are tabulated; a power of two
@@ -234,14 +234,6 @@ def _acquire(rng: Generator, signal: Cine) -> Int16[np.ndarray, "t d h w"]:
     return np.rint(np.sqrt((signal + noise[0]) ** 2 + noise[1] ** 2)).astype(np.int16)
 
 
-def _save(path: Path, volume: np.ndarray, spacing: tuple[float, float, float]) -> None:
-    """Voxel sizes in the header, and a unit-like affine that contradicts them as in ACDC."""
-    image = nib.Nifti1Image(volume.T, np.diag([-1.0, -1.0, 1.0, 1.0]))
-    image.header.set_zooms((*spacing[::-1], 1.0)[: volume.ndim])
-    with path.open("wb") as raw, gzip.GzipFile("", "wb", 1, raw, mtime=0) as file:
-        file.write(image.to_bytes())
-
-
 def _write_patient(folder: Path, number: int, size: Size, seed: int) -> None:
     rng = np.random.default_rng((seed, number))
     name = list(GROUPS)[(number - 1) % len(GROUPS)]
@@ -253,13 +245,9 @@ def _write_patient(folder: Path, number: int, size: Size, seed: int) -> None:
     drawing = _draw_rest(rng, anatomy, size)
     beat = [_look(anatomy, drawing, float(phase)) for phase in phases]
     images, labels = _acquire(rng, np.stack([b[0] for b in beat])), np.stack([b[1] for b in beat])
-    folder.mkdir(parents=True)
-    for part, t in ("4d", ...), (f"frame{ed + 1:02d}", ed), (f"frame{es + 1:02d}", es):
-        _save(folder / f"{folder.name}_{part}.nii.gz", images[t], anatomy.spacing)
-        _save(folder / f"{folder.name}_{part}_gt.nii.gz", labels[t], anatomy.spacing)
-    info = f"ED: {ed + 1}\nES: {es + 1}\nGroup: {name}\nHeight: {rng.integers(155, 190)}.0\n"
-    info += f"NbFrame: {frames}\nWeight: {rng.integers(50, 105)}.0\n"
-    (folder / "Info.cfg").write_text(info, encoding="utf-8")
+    height, weight = f"{rng.integers(155, 190)}.0", f"{rng.integers(50, 105)}.0"
+    info = {"Group": name, "Height": height, "Weight": weight}
+    write_patient(folder, images, labels, anatomy.spacing, (ed, es), **info)
 
 
 def write_phantom(

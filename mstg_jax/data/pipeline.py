@@ -18,6 +18,7 @@ from mstg_jax.data.cache import cache_key, staged
 from mstg_jax.data.cycle import closing_step
 from mstg_jax.data.folder import expanded
 from mstg_jax.data.geometry import Geometry
+from mstg_jax.data.labels import LEFT
 from mstg_jax.data.nifti import DataError
 from mstg_jax.data.patient import Patient
 from mstg_jax.files import writing
@@ -37,6 +38,7 @@ class Example:
         same as `geometry` unless the slices are the patient's own.
     digest: hash of the native images.
     closing_step: see data/cycle.py.
+    group: the class in Info.cfg.
     """
 
     id: str
@@ -49,6 +51,7 @@ class Example:
     resampled: Geometry
     digest: str = ""
     closing_step: float = 1.0
+    group: str | None = None
 
     @property
     def frames(self) -> Float32[np.ndarray, "t D H W"]:
@@ -66,6 +69,13 @@ class Example:
         """From ED to ES: the share of the cycle, and the steps of time."""
         steps = len(self.order) - 1
         return steps / len(self.cycle), float(steps)
+
+    @property
+    def ejection_fraction(self) -> float | None:
+        """Of the left ventricle, from the labels of ED and ES; None without any in ED."""
+        ends = (self.cycle_labels.get(self.order[i]) for i in (0, -1))
+        full, empty = (0 if x is None else int((x == LEFT).sum()) for x in ends)
+        return (full - empty) / full if full else None
 
     @property
     def labels(self) -> dict[int, UInt8[np.ndarray, "D H W"]]:
@@ -182,6 +192,7 @@ def example_of(patient: Patient, config: DataConfig) -> Example:
         resampled=resampled,
         digest=patient.digest,
         closing_step=closing_step(cycle, fov),
+        group=patient.group,
     )
 
 
@@ -195,6 +206,7 @@ def _write_entry(entry: Path, folder: Path, config: DataConfig) -> None:
         "resampled": dataclasses.asdict(example.resampled),
         "digest": example.digest,
         "closing_step": example.closing_step,
+        "group": example.group,
     }
     # One file per patient, because a memory map holds a descriptor and systems allow as few as 256.
     arrays = [example.cycle, *example.cycle_labels.values(), example.fov]
@@ -221,6 +233,7 @@ def _read_entry(entry: Path, folder: Path) -> Example:
         resampled=resampled,
         digest=meta["digest"],
         closing_step=meta["closing_step"],
+        group=meta["group"],
     )
 
 

@@ -6,9 +6,10 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 from jaxtyping import Float32, Int
 
-from mstg_jax.config import DataConfig
-from mstg_jax.data.augment import UNKNOWN, augmented, power_of, raised
+from mstg_jax.config import GROUPS, DataConfig
+from mstg_jax.data.augment import augmented, power_of, raised
 from mstg_jax.data.cycle import CLOSED_BELOW, second_differences
+from mstg_jax.data.labels import UNKNOWN
 from mstg_jax.data.pipeline import Example
 
 if TYPE_CHECKING:
@@ -41,6 +42,7 @@ def train_iterator(
     batch: int,
     seed: int,
     frames: int = 1,
+    ends: bool = False,
     shard: tuple[int, int] = (0, 1),
     start: int = 0,
 ) -> "grain.DatasetIterator[dict[str, np.ndarray]]":
@@ -53,16 +55,18 @@ def train_iterator(
     ed, es: the ends, float32 (b d h w), ED and ES or, in a share of config.pairs, any two frames of
     the cycle; bend: float32 (b 2 d h w), the second difference in time at either end over steps as
     long as the span, 0 where a frame that it needs is not known; frames: float32 (b f d h w),
-    strictly between them, sorted, at gammas: float32 (b f); span: float32 (b 2), the share of the
-    cycle between the ends and the steps of time; labels_ed, labels_es: uint8 (b d h w), 255 where
-    an end has none; fov: bool (b d h w); patient: int32 (b), index into examples.
+    strictly between them, sorted, at gammas: float32 (b f), or with `ends` the first and the last
+    are the ends; span: float32 (b 2), the share of the cycle between the ends and the steps of
+    time; labels_ed, labels_es: uint8 (b d h w), and labels: uint8 (b f d h w), 255 where a frame
+    has none; fov: bool (b d h w); group: int32 (b), place in GROUPS, and ef: float32 (b), from ED
+    to ES, both -1 where unknown; patient: int32 (b), index into examples.
     """
     import grain  # Here because grain imports jax, and reading data should not wait for that.
 
     index, count = shard
 
     def load(i: int, rng: np.random.Generator) -> dict[str, np.ndarray]:
-        pair = drawn(examples[i], frames, config, rng)
+        pair = drawn(examples[i], frames, config, rng, ends=ends)
         item = augmented(taken(examples[i], pair, power_of(config, rng)), config, rng)
         if config.depth == "native":
             item = _of_depth(item, config.slices, rng)
@@ -81,15 +85,27 @@ def train_iterator(
     return iter(dataset.to_iter_dataset(grain.ReadOptions(num_threads=2, prefetch_buffer_size=4)))
 
 
-def drawn(example: Example, count: int, config: DataConfig, rng: np.random.Generator) -> Drawn:
+def drawn(
+    example: Example,
+    count: int,
+    config: DataConfig,
+    rng: np.random.Generator,
+    *,
+    ends: bool = False,
+) -> Drawn:
     """ED and ES with `count` frames between or, in a share of config.pairs, two frames of the cycle
-    at least two steps apart, in either direction of time; each octave of steps as often."""
+    at least two steps apart, in either direction of time; each octave of steps as often.
+
+    ends: the first of the `count` is the first end, and the last of two or more the other one.
+    """
     order, beyond = example.order, (None, None)
     if config.pairs > 0 and len(example.cycle) > 2 and rng.random() < config.pairs:
         order, beyond = _piece(example, config.longest, rng)
     last = len(order) - 1
     inside = np.arange(1, last) if last > 1 else np.array([0, last])
-    chosen = np.sort(rng.choice(inside, count, replace=count > len(inside)))
+    outer = [0, last][:count] if ends else []
+    rest = count - len(outer)
+    chosen = np.sort([*outer, *rng.choice(inside, rest, replace=rest > len(inside))])
     gammas = np.linspace(0, 1, last + 1, dtype=np.float32)[chosen]
     return Drawn(order[0], order[last], np.array(order)[chosen], gammas, last, *beyond)
 
@@ -119,6 +135,7 @@ def taken(example: Example, pair: Drawn, power: float = 1.0) -> dict[str, np.nda
     """What was drawn, as an item of a batch, see `train_iterator`; intensities to a power."""
     unknown = np.full(example.fov.shape, UNKNOWN, np.uint8)
     known, total = example.cycle_labels, len(example.cycle)
+    group, fraction = example.group, example.ejection_fraction
     beyond = [frame for frame in (pair.before, pair.after) if frame is not None]
     frames = raised(example.cycle[[pair.first, pair.last, *pair.between, *beyond]], power)
     count = 2 + len(pair.between)
@@ -133,7 +150,10 @@ def taken(example: Example, pair: Drawn, power: float = 1.0) -> dict[str, np.nda
         "span": np.array([pair.steps / total, pair.steps], np.float32),
         "labels_ed": known.get(pair.first, unknown),
         "labels_es": known.get(pair.last, unknown),
+        "labels": np.stack([known.get(frame, unknown) for frame in pair.between]),
         "fov": example.fov,
+        "group": np.array(GROUPS.index(group) if group in GROUPS else -1, np.int32),
+        "ef": np.array(-1 if fraction is None else fraction, np.float32),
     }
 
 

@@ -1,12 +1,13 @@
 """What training draws, for each example with a key of its own: whatever the others in its batch."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TypeAlias
 
 import jax
 from jax import numpy as jnp
 from jaxtyping import Array, Bool, Float, Key
 
+from mstg_jax.diffusion.process import Level
 from mstg_jax.shapes import Steps
 
 Keys: TypeAlias = Key[Array, " b"]
@@ -22,14 +23,23 @@ def chance(keys: Keys, share: float) -> Bool[Array, " b"]:
     return jax.vmap(lambda key: jax.random.bernoulli(key, share))(keys)
 
 
+def normal(keys: Keys, shape: Sequence[int]) -> Float[Array, "b *shape"]:
+    """Standard normal noise of this shape."""
+    return jax.vmap(lambda key: jax.random.normal(key, shape))(keys)
+
+
+def level_and_noise(
+    keys: Keys, shape: Sequence[int], draw: Callable[[Array], Level]
+) -> tuple[Level, Float[Array, "b *shape"]]:
+    """What `draw` makes of a key, and standard normal noise of this shape."""
+    keys_level, keys_noise = apart(keys, 2)
+    return jax.vmap(draw)(keys_level), normal(keys_noise, shape)
+
+
 def step_and_noise(
     keys: Keys, shape: Sequence[int], steps: int
 ) -> tuple[Steps, Float[Array, "b *shape"]]:
     """A step of the diffusion, 0 to steps - 1, and standard normal noise of this shape."""
-
-    def one(key: Array) -> tuple[Array, Array]:
-        key_t, key_noise = jax.random.split(key)
-        return jax.random.randint(key_t, (), 0, steps), jax.random.normal(key_noise, shape)
-
-    t, noise = jax.vmap(one)(keys)
-    return t.astype(jnp.int32), noise
+    keys_t, keys_noise = apart(keys, 2)
+    t = jax.vmap(lambda key: jax.random.randint(key, (), 0, steps))(keys_t)
+    return t.astype(jnp.int32), normal(keys_noise, shape)

@@ -1,53 +1,44 @@
-"""The forward process, what a denoiser may predict, and the losses of DDM."""
+"""The forward process x_t = signal x_0 + sigma eps, and what a denoiser may predict of it."""
 
-from math import prod
-from typing import Literal, TypeAlias, assert_never
+from typing import NamedTuple, TypeAlias, assert_never
 
 import jax.numpy as jnp
-from jax import lax
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Num
 
-from mstg_jax.diffusion.schedule import Schedule
-from mstg_jax.shapes import Flow, Image, Steps
+from mstg_jax.config import Prediction
 
-Kind: TypeAlias = Literal["eps", "x0", "v"]
 Data: TypeAlias = Float[Array, " b *rest"]
 Coefficient: TypeAlias = Float[Array, " b *ones"]
+SIGMA_DATA = 0.5
+"""Standard deviation of the data that Karras et al. 2022 scale by."""
 
 
-def _at(values: Float[Array, " T"], t: Steps, like: Data) -> Coefficient:
-    """values[t] in the type of `like`, with axes of length 1 to broadcast against it."""
-    return values[t].reshape(t.shape + (1,) * (like.ndim - 1)).astype(like.dtype)
+class Level(NamedTuple):
+    """How much data and noise each x_t holds, and the time that the denoiser is told."""
+
+    signal: Float[Array, "*b"]
+    sigma: Float[Array, "*b"]
+    time: Num[Array, "*b"]
+
+    def beside(self, x: Data) -> tuple[Coefficient, Coefficient]:
+        """signal and sigma in the type of x, with axes of length 1 to broadcast against it."""
+        shape = self.signal.shape + (1,) * (x.ndim - 1)
+        return self.signal.reshape(shape).astype(x.dtype), self.sigma.reshape(shape).astype(x.dtype)
 
 
-def _signal_and_noise(schedule: Schedule, t: Steps, like: Data) -> tuple[Coefficient, Coefficient]:
-    return (
-        _at(schedule.sqrt_alpha_bar, t, like),
-        _at(schedule.sqrt_one_minus_alpha_bar, t, like),
-    )
-
-
-def q_sample(
-    schedule: Schedule,
-    x0: Data,
-    t: Steps,
-    noise: Data,
-) -> Data:
-    """x_t = sqrt(alpha_bar) x_0 + sqrt(1 - alpha_bar) noise (Ho et al. 2020, eq. 4)."""
-    signal, sigma = _signal_and_noise(schedule, t, x0)
+def q_sample(level: Level, x0: Data, noise: Data) -> Data:
+    """x_t; with a schedule of betas Ho et al. 2020, eq. 4."""
+    signal, sigma = level.beside(x0)
     return signal * x0 + sigma * noise
 
 
-def target(
-    schedule: Schedule,
-    x0: Data,
-    noise: Data,
-    t: Steps,
-    kind: Kind,
-) -> Data:
+def target(level: Level, x0: Data, noise: Data, kind: Prediction) -> Data:
     """What a denoiser of this kind is trained to predict.
 
-    v = sqrt(alpha_bar) eps - sqrt(1 - alpha_bar) x_0 (Salimans & Ho 2022, arXiv:2202.00512).
+    v = signal eps - sigma x_0 (Salimans & Ho 2022, arXiv:2202.00512). velocity = eps - x_0, the
+    slope of a straight line (Liu et al. 2023, arXiv:2209.03003; Lipman et al. 2023,
+    arXiv:2210.02747). edm: what lacks to x_0 beside the share of x_t that it holds, scaled to
+    variance 1 (Karras et al. 2022, arXiv:2206.00364, eq. 8 and table 1).
     """
     match kind:
         case "eps":
@@ -55,77 +46,49 @@ def target(
         case "x0":
             return x0
         case "v":
-            signal, sigma = _signal_and_noise(schedule, t, x0)
+            signal, sigma = level.beside(x0)
             return signal * noise - sigma * x0
+        case "velocity":
+            return noise - x0
+        case "edm":
+            signal, sigma = level.beside(x0)
+            scale = _deviation(signal, sigma)
+            return (sigma / SIGMA_DATA * x0 - SIGMA_DATA * signal * noise) / scale
     assert_never(kind)
 
 
-def to_x0_eps(
-    schedule: Schedule,
-    prediction: Data,
-    x_t: Data,
-    t: Steps,
-    kind: Kind,
-) -> tuple[Data, Data]:
+def to_x0_eps(level: Level, prediction: Data, x_t: Data, kind: Prediction) -> tuple[Data, Data]:
     """The (x_0, eps) that a prediction at x_t stands for; inverts `target` given `q_sample`.
 
-    Not finite for kind eps where alpha_bar is 0 (last step of jsd): x_t carries no signal there.
+    Not finite for kind eps where the signal is 0 (last step of jsd): x_t says nothing of x_0 there.
     """
-    signal, sigma = _signal_and_noise(schedule, t, x_t)
+    signal, sigma = level.beside(x_t)
     match kind:
         case "eps":
             return (x_t - sigma * prediction) / signal, prediction
         case "x0":
             return prediction, (x_t - signal * prediction) / sigma
         case "v":
-            return signal * x_t - sigma * prediction, sigma * x_t + signal * prediction
+            norm = signal**2 + sigma**2
+            return (
+                (signal * x_t - sigma * prediction) / norm,
+                (sigma * x_t + signal * prediction) / norm,
+            )
+        case "velocity":
+            total = signal + sigma
+            return (x_t - sigma * prediction) / total, (x_t + signal * prediction) / total
+        case "edm":
+            scale = _deviation(signal, sigma)
+            share = SIGMA_DATA**2 * signal / scale**2
+            x0 = share * x_t + SIGMA_DATA * sigma / scale * prediction
+            return x0, sigma / scale**2 * x_t - SIGMA_DATA * signal / scale * prediction
     assert_never(kind)
 
 
-Window: TypeAlias = tuple[int, int, int]
+def as_input(level: Level, x_t: Data, kind: Prediction) -> Data:
+    """x_t as the denoiser sees it: for kind edm scaled to variance 1, else as it is."""
+    return x_t / _deviation(*level.beside(x_t)) if kind == "edm" else x_t
 
 
-def _box_sum(x: Float[Array, "b d h w"], window: Window) -> Float[Array, "b d h w"]:
-    """Sum over a box of `window` voxels around each voxel, zeros outside the image.
-
-    Separable. On 2 CPU cores at 1x32x128x128, ms of local_ncc forward / with the gradient for x:
-    reduce_window 8 / 17, doubling sums of shifted slices 10 / 49, products with a band matrix
-    16 / 55, sums of 9 shifted slices 49 / 592, differences of cumsum 67 / 99 and less exact.
-    reduce_window with the channel axis kept took 26 to 75 forward.
-    """
-    for axis, wide in enumerate(window, 1):
-        if wide == 1:
-            continue
-        sizes, padding = [1] * 4, [(0, 0)] * 4
-        sizes[axis], padding[axis] = wide, (wide // 2, wide // 2)
-        # A traced zero (jnp under jit) would hide from JAX that this is a sum: no gradient.
-        x = lax.reduce_window(x, x.dtype.type(0), lax.add, sizes, (1,) * 4, padding)
-    return x
-
-
-def local_ncc(x: Image, y: Image, window: Window = (9, 9, 9)) -> Float[Array, ""]:
-    """Mean over the voxels of the squared local correlation; DDM's loss is its negative.
-
-    cross^2 / (var_x var_y + 1e-5), with sums over a box of `window` (odd) voxels. As in DDM,
-    images are in [0, 1], zeros pad the border, and the count is the box's there too. Where only x
-    is differentiated, the backward pass has box sums for x alone.
-    """
-    # At least float32: the variances are small differences of large sums.
-    real = jnp.float64 if x.dtype == jnp.float64 else jnp.float32
-    x, y = (image[..., 0].astype(real) for image in (x, y))
-    count = float(prod(window))
-    sum_x, sum_y = _box_sum(x, window), _box_sum(y, window)
-    cross = _box_sum(x * y, window) - sum_x * sum_y / count
-    # Rounding can leave a flat window with a variance below 0, and the denominator near 0.
-    var_x = jnp.maximum(_box_sum(x * x, window) - sum_x * sum_x / count, 0.0)
-    var_y = jnp.maximum(_box_sum(y * y, window) - sum_y * sum_y / count, 0.0)
-    return jnp.mean(cross * cross / (var_x * var_y + 1e-5))
-
-
-def smoothness(flow: Flow) -> Float[Array, ""]:
-    """Mean over the axes d, h, w of the mean squared forward difference (voxels^2), as in DDM.
-
-    Each axis needs at least 2 voxels.
-    """
-    means = [jnp.mean(jnp.square(jnp.diff(flow, axis=axis))) for axis in (1, 2, 3)]
-    return jnp.mean(jnp.stack(means))
+def _deviation(signal: Coefficient, sigma: Coefficient) -> Coefficient:
+    return jnp.sqrt((SIGMA_DATA * signal) ** 2 + sigma**2)

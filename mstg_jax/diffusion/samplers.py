@@ -1,96 +1,93 @@
 """Reverse diffusion as one scan over a table of coefficients, which each sampler fills.
 
 DDPM (Ho et al. 2020), DDIM (Song et al. 2021, 2010.02502), DPM-Solver++ 2M (Lu et al. 2022,
-2211.01095) and Heun's method (Karras et al. 2022, 2206.00364).
+2211.01095), Heun's method (Karras et al. 2022, 2206.00364), and the noise of
+Improved DDPM (Nichol & Dhariwal 2021, 2102.09672) and Analytic-DPM (Bao et al. 2022, 2201.06503).
 """
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float, Float64, Int32, PRNGKeyArray
+from jaxtyping import Array, Bool, Float64, PRNGKeyArray, Shaped
 
-from mstg_jax.config import Sampler, SettingsError
-from mstg_jax.diffusion.process import Data, Kind, to_x0_eps
-from mstg_jax.diffusion.schedule import Schedule, log_alpha_bar
-from mstg_jax.shapes import Steps
+from mstg_jax.config import DiffusionConfig, Prediction, SettingsError
+from mstg_jax.diffusion.paths import Edges
+from mstg_jax.diffusion.process import Data, Level, to_x0_eps
 
 
 class Transitions(NamedTuple):
-    """Calls of the denoiser in the order they are made, at x and step t; then x becomes
+    """Calls of the denoiser in the order they are made, at x, which is of level (signal, sigma),
+    and told the time; then x becomes
 
     x0 * x_0 + before * (x_0 of the call before) + xt * x + anchor * (the newest x kept) + noise * z
-    and is kept itself where `keep` is.
+    and is kept itself where `keep` is. most: the largest `noise`, if its share is learned.
     """
 
-    t: Int32[np.ndarray, " calls"]
+    time: Shaped[np.ndarray, " calls"]
+    signal: Float64[np.ndarray, " calls"]
+    sigma: Float64[np.ndarray, " calls"]
     x0: Float64[np.ndarray, " calls"]
     before: Float64[np.ndarray, " calls"]
     xt: Float64[np.ndarray, " calls"]
     anchor: Float64[np.ndarray, " calls"]
     noise: Float64[np.ndarray, " calls"]
+    most: Float64[np.ndarray, " calls"]
     keep: Bool[np.ndarray, " calls"]
 
 
-class Edges(NamedTuple):
-    """The steps t -> s between which a sampler goes, and log alpha_bar at t and at s."""
-
-    t: Int32[np.ndarray, " steps"]
-    log_t: Float64[np.ndarray, " steps"]
-    log_s: Float64[np.ndarray, " steps"]
+Table = Any
+"""Transitions of numpy's arrays, or of JAX's."""
 
 
-def edges(schedule: Schedule, steps: int) -> Edges:
-    """Evenly spaced from T-1 to -1 (clean data, alpha_bar 1), in float64 on the host.
+def transitions(
+    edges: Edges, config: DiffusionConfig, spread: tuple[float, ...] | None = None
+) -> Transitions:
+    """The table of `config.sampler`; spread: for `config.variance` optimal, see `optimal`.
 
-    Raises ValueError unless 1 <= steps <= T.
+    Raises ValueError on an eta that the sampler does not take.
     """
-    total = len(schedule.beta)
-    if not 1 <= steps <= total:
-        raise SettingsError(f"{steps} sampler steps; the schedule allows 1..{total}")
-    places = np.rint(np.linspace(total - 1, -1, steps + 1)).astype(np.int32)
-    log_bar = np.append(log_alpha_bar(np.asarray(schedule.beta, np.float64)), 0.0)  # [-1]: clean
-    return Edges(places[:-1], log_bar[places[:-1]], log_bar[places[1:]])
-
-
-def transitions(schedule: Schedule, sampler: Sampler, steps: int, eta: float = 0.0) -> Transitions:
-    """The table of a sampler.
-
-    Raises ValueError unless 1 <= steps <= T, and on an eta that the sampler does not take.
-    """
+    sampler, eta = config.sampler, config.eta
     if eta != 0 and sampler != "ddim":
         raise ValueError(f"eta is {eta} with sampler {sampler}; only ddim takes eta")
-    between = edges(schedule, steps)
     match sampler:
         case "ddpm":
-            return ddim(between, 1.0)
+            table = ddim(edges, 1.0)
         case "ddim":
-            return ddim(between, eta)
+            table = ddim(edges, eta)
         case "dpm++":
-            return dpm_solver(between)
+            table = dpm_solver(edges)
         case "heun":
-            return heun(between)
+            table = heun(edges)
+    if config.variance == "optimal":
+        if spread is None:
+            raise ValueError("variance optimal needs the variances of x_0, estimated before")
+        return optimal(table, np.asarray(spread, np.float64))
+    return table
 
 
 def ddim(edges: Edges, eta: float) -> Transitions:
-    """Song et al., eq. 12 and 16, with eps eliminated through x_t = sqrt(alpha_bar) x_0 + sigma
-    eps, so that a clipped x_0 and x_t stay consistent. With eta = 1 and all T steps this is the
-    posterior of Ho et al., eq. 6 and 7.
+    """Song et al., eq. 12 and 16, with eps eliminated through x_t = signal x_0 + sigma eps, so that
+    a clipped x_0 and x_t stay consistent. With eta = 1 and all T steps of a schedule this is the
+    posterior of Ho et al., eq. 6 and 7, and on straight lines eta = 0 is Euler's method.
 
     Raises ValueError unless 0 <= eta <= 1.
     """
     if not 0 <= eta <= 1:
         raise ValueError(f"eta is {eta}; it must lie in 0 (deterministic) .. 1 (ancestral)")
-    t, log_t, log_s = edges
-    variance_t, variance_s = -np.expm1(log_t), -np.expm1(log_s)
-    variance = eta**2 * variance_s / variance_t * -np.expm1(log_t - log_s)
-    # Where the true difference is 0, rounding may leave it below.
-    xt = np.sqrt(np.maximum(variance_s - variance, 0.0) / variance_t)
-    x0 = np.exp(log_s / 2) - xt * np.exp(log_t / 2)
-    nothing, every = np.zeros(len(t)), np.ones(len(t), np.bool_)
-    return Transitions(t, x0, nothing, xt, nothing, np.sqrt(variance), every)
+    (a_t, s_t), (a_s, s_s) = _ends(edges)
+    # Of the noise between s and t, and with it of x_s given x_t and x_0. Where the true difference
+    # is 0, rounding may leave it below.
+    forward = np.maximum(s_t**2 - (a_t / a_s * s_s) ** 2, 0.0)
+    variance = eta**2 * (s_s / s_t) ** 2 * forward
+    xt = np.sqrt(np.maximum(s_s**2 - variance, 0.0)) / s_t
+    nothing, every = np.zeros(len(a_t)), np.ones(len(a_t), np.bool_)
+    most = eta * np.sqrt(forward) * (s_s > 0)
+    return Transitions(
+        edges.time, a_t, s_t, a_s - xt * a_t, nothing, xt, nothing, np.sqrt(variance), most, every
+    )
 
 
 def dpm_solver(edges: Edges) -> Transitions:
@@ -98,10 +95,11 @@ def dpm_solver(edges: Edges) -> Transitions:
     lambda = log(signal / sigma). The first step and the last, whose lambda has no end, are DDIM's.
     """
     found = ddim(edges, 0.0)
-    if len(edges.t) < 3:
+    if len(edges.time) < 3:
         return found
     x0, before = found.x0.copy(), found.before.copy()
-    lambdas = (edges.log_t - np.log(-np.expm1(edges.log_t))) / 2
+    with np.errstate(divide="ignore"):
+        lambdas = np.log(found.signal) - np.log(found.sigma)
     h = np.diff(lambdas)  # of all steps but the last
     share = h[1:] / (2 * h[:-1])  # 1 / (2 r)
     before[1:-1] = -share * x0[1:-1]
@@ -112,79 +110,93 @@ def dpm_solver(edges: Edges) -> Transitions:
 def heun(edges: Edges) -> Transitions:
     """Karras et al., algorithm 1 without churn, in x / signal over sigma / signal: each step but
     the last, whose sigma is 0, is DDIM's, and then its trapezoid with a second call at its end.
+    Where there is no signal at the start, in x / (signal + sigma) over sigma / (signal + sigma),
+    which on straight lines is Heun's method in time.
     """
-    if np.isinf(edges.log_t[0]):
-        raise SettingsError(
-            "alpha_bar ends at 0 (schedule jsd), where sigma / signal, over which heun steps, has "
-            "no end; take another sampler or schedule"
-        )
     euler = ddim(edges, 0.0)
-    log_t, log_s = edges.log_t[:-1], edges.log_s[:-1]
-    sigma_t, sigma_s = (np.sqrt(np.expm1(-x)) for x in (log_t, log_s))
-    half = (sigma_s - sigma_t) / 2
-    # x_s = x_t + half ((x_t - x0_t) / sigma_t + (y_s - x0_s) / sigma_s), y_s being DDIM's.
-    y_x = sigma_s / sigma_t
-    anchor = 1 + half / sigma_t + half / sigma_s * y_x
-    before = -half / sigma_t + half / sigma_s * (1 - y_x)
-    signal_s = np.exp(log_s / 2)
-    calls = 2 * len(edges.t) - 1
-    columns = {name: np.zeros(calls) for name in ("x0", "before", "xt", "anchor", "noise")}
-    columns["x0"][::2], columns["xt"][::2] = euler.x0, euler.xt
-    columns["x0"][1::2] = signal_s * -half / sigma_s
-    columns["before"][1::2] = signal_s * before
-    columns["anchor"][1::2] = signal_s * anchor / np.exp(log_t / 2)
-    times = np.empty(calls, np.int32)
-    times[::2], times[1::2] = edges.t, edges.t[1:]
-    keep = np.arange(calls) % 2 == 1
-    return Transitions(times, **columns, keep=keep)
+    straight = float(edges.signal[0] == 0)
+    (a_t, s_t), (a_s, s_s) = (tuple(x[:-1] for x in end) for end in _ends(edges))
+    scale_t, scale_s = a_t + straight * s_t, a_s + straight * s_s
+    half = (s_s / scale_s - s_t / scale_t) / 2
+    # y = x / scale has the slope eps - straight * x_0, and eps is (x - signal x_0) / sigma:
+    # y_s = y_t + half ((x_t - a_t x0_t) / s_t + (x_s - a_s x0_s) / s_s - straight (x0_t + x0_s)).
+    columns = {name: np.zeros(2 * len(edges.time) - 1) for name in Transitions._fields[1:-1]}
+    for name in ("signal", "sigma", "x0", "xt"):
+        columns[name][::2] = getattr(euler, name)
+    columns["signal"][1::2], columns["sigma"][1::2] = a_s, s_s
+    columns["x0"][1::2] = -scale_s * half * (a_s / s_s + straight)
+    columns["before"][1::2] = -scale_s * half * (a_t / s_t + straight)
+    columns["anchor"][1::2] = scale_s * (1 / scale_t + half / s_t)
+    columns["xt"][1::2] = scale_s * half / s_s
+    time = np.empty(len(columns["x0"]), edges.time.dtype)
+    time[::2], time[1::2] = edges.time, edges.time[1:]
+    return Transitions(time, **columns, keep=np.arange(len(time)) % 2 == 1)
+
+
+def optimal(table: Transitions, spread: Float64[np.ndarray, " calls"]) -> Transitions:
+    """Analytic-DPM (Bao et al., theorem 1): the noise that leaves the true variance of x_s.
+
+    spread: at each call the mean over the voxels of the variance of x_0 given x_t, which in their
+    terms is (1 - sigma^2 Gamma) sigma^2 / signal^2. Theirs, too, are its bounds for data in
+    [-1, 1], and no noise at the last step.
+    """
+    variance = table.noise**2 + table.x0**2 * np.clip(spread, 0.0, 1.0)
+    noise = np.sqrt(variance) * (np.arange(len(variance)) < len(variance) - 1)
+    return table._replace(noise=noise, most=noise)
+
+
+def _ends(edges: Edges) -> tuple[tuple[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]]:
+    """(signal, sigma) at each step's beginning, and at its end."""
+    return (edges.signal[:-1], edges.sigma[:-1]), (edges.signal[1:], edges.sigma[1:])
 
 
 def reverse_diffusion(
-    schedule: Schedule,
-    predict_fn: Callable[[Data, Steps], Data],
-    x_T: Data,
+    table: Table,
+    predict_fn: Callable[[Data, Level], tuple[Data, Data | None]],
+    noise: Data,
     key: PRNGKeyArray,
     *,
-    kind: Kind,
-    sampler: Sampler,
-    steps: int,
-    eta: float = 0.0,
+    kind: Prediction,
     clip: tuple[float, float] | None = (-1.0, 1.0),
 ) -> Data:
-    """x_0 from the noise x_T, by calls of predict_fn(x_t, t) -> prediction of this kind.
+    """x_0 from standard normal noise, by calls of predict_fn(x_t, level).
 
-    ddim: `eta` scales the noise, 0 is deterministic. ddpm: ancestral sampling with the posterior
-    variance when steps = T; with fewer it is ddim with eta = 1. dpm++ and heun solve the same
-    equation as ddim with eta = 0 to second order, heun with two calls for each step but the last.
-    `clip` bounds the predicted x_0 at every call. The noise of step t comes from fold_in(key, t).
-    Works under jit with `schedule` closed over: its values choose the table, so it cannot be
-    traced.
+    It gives a prediction of this kind and, or None, the share of the logarithm of the noise, 0 for
+    `noise` to 1 for `most` (Improved DDPM, eq. 15). `clip` bounds the predicted x_0 at every call.
+    The noise of call i comes from fold_in(key, i).
 
-    Raises:
-        ValueError: steps or eta out of range, eta with ddpm, or kind eps on a schedule whose
-            alpha_bar ends at 0 (jsd), where eps says nothing about x_0.
+    Raises SettingsError for kind eps where the table begins with no signal (jsd, flow): eps says
+    nothing about x_0 there.
     """
-    table = transitions(schedule, sampler, steps, eta)
-    if kind == "eps" and np.asarray(schedule.alpha_bar)[-1] == 0:
+    if kind == "eps" and not isinstance(table.signal, jax.Array) and table.signal[0] == 0:
         raise SettingsError(
-            "alpha_bar ends at 0 (schedule jsd) and the prediction is eps, which does not "
-            "determine x_0 there; predict x0 or v, or take another schedule"
+            "the schedule begins without any signal (jsd, flow), where eps, the prediction, does "
+            "not determine x_0; predict x0, v or velocity, or take another schedule"
         )
+    names = ("signal", "sigma", "x0", "before", "xt", "anchor", "noise", "most")
+    columns = jnp.stack([jnp.asarray(getattr(table, n), noise.dtype) for n in names], axis=1)
+    x_T = noise * jnp.maximum(columns[0, 1], 1.0)
 
     def call(
-        state: tuple[Data, Data, Data], row: tuple[Int32[Array, ""], Float[Array, " 5"], Array]
+        state: tuple[Data, Data, Data], row: tuple[Array, Array, Array, Array]
     ) -> tuple[tuple[Data, Data, Data], None]:
-        (x, anchor, before), (t, columns, keep) = state, row
-        times = jnp.full(x.shape[:1], t)
-        x0, _ = to_x0_eps(schedule, predict_fn(x, times), x, times, kind)
+        (x, anchor, before), (number, time, values, keep) = state, row
+        signal, sigma, *factors, least, most = values
+        level = Level(*(jnp.full(x.shape[:1], value) for value in (signal, sigma, time)))
+        predicted, share = predict_fn(x, level)
+        if share is not None:
+            # Both ends are 0 at the last step.
+            tiny = jnp.finfo(x.dtype).tiny
+            ratio = jnp.log(jnp.maximum(most, tiny)) - jnp.log(jnp.maximum(least, tiny))
+            least = least * jnp.exp(share * ratio)
+        x0, _ = to_x0_eps(level, predicted, x, kind)
         if clip is not None:
             x0 = jnp.clip(x0, *clip)
-        noise = jax.random.normal(jax.random.fold_in(key, t), x.shape, x.dtype)
-        terms = zip(columns, (x0, before, x, anchor, noise), strict=True)
-        after = sum((c * term for c, term in terms), jnp.zeros_like(x))
+        z = jax.random.normal(jax.random.fold_in(key, number), x.shape, x.dtype)
+        terms = zip((*factors, least), (x0, before, x, anchor, z), strict=True)
+        after = sum((factor * term for factor, term in terms), jnp.zeros_like(x))
         return (after, jnp.where(keep, after, anchor), x0), None
 
-    columns = np.stack([table.x0, table.before, table.xt, table.anchor, table.noise], axis=1)
-    rows = jnp.asarray(table.t), jnp.asarray(columns, x_T.dtype), jnp.asarray(table.keep)
+    rows = jnp.arange(len(columns)), jnp.asarray(table.time), columns, jnp.asarray(table.keep)
     (x_0, *_), _ = jax.lax.scan(call, (x_T, x_T, jnp.zeros_like(x_T)), rows)
     return x_0

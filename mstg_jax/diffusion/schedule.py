@@ -8,9 +8,10 @@ from typing import NamedTuple, assert_never
 
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float32, Float64
+from jaxtyping import Array, Float32, Float64, Int
 
 from mstg_jax.config import DiffusionConfig, SettingsError
+from mstg_jax.diffusion.process import Level
 
 
 def betas(config: DiffusionConfig) -> Float64[np.ndarray, " T"]:
@@ -50,6 +51,11 @@ def betas(config: DiffusionConfig) -> Float64[np.ndarray, " T"]:
             time = (np.arange(steps + 1) / steps + offset) / (1 + offset)
             f = np.cos(time * np.pi / 2) ** 2
             return np.minimum(1 - f[1:] / f[:-1], 0.999)
+        case "flow" | "edm" | "learned":
+            raise SettingsError(
+                f"schedule {config.schedule} has no betas, which this method needs; it is for "
+                "method direct"
+            )
     assert_never(config.schedule)
 
 
@@ -74,18 +80,24 @@ class Schedule(NamedTuple):
     posterior_log_variance: Float32[Array, " T"]
     """Of the variance clipped at 1e-20: it is 0 at t = 0."""
 
+    def at(self, t: Int[Array, "*b"]) -> Level:
+        return Level(self.sqrt_alpha_bar[t], self.sqrt_one_minus_alpha_bar[t], t)
 
-def log_alpha_bar(beta: Float64[np.ndarray, " T"]) -> Float64[np.ndarray, " T"]:
+
+def log_alpha_bar(config: DiffusionConfig) -> Float64[np.ndarray, " T"]:
     """log prod(1 - beta), which keeps 1 - alpha_bar exact for tiny betas; -inf from a beta of 1."""
     with np.errstate(divide="ignore"):
-        return np.cumsum(np.log1p(-beta))
+        return np.cumsum(np.log1p(-_floored(config)))
+
+
+def _floored(config: DiffusionConfig) -> Float64[np.ndarray, " T"]:
+    """Betas of 0 would give 0/0: eps is not defined where there is no noise."""
+    return np.maximum(betas(config), 1e-20)
 
 
 def constants(config: DiffusionConfig) -> dict[str, Float64[np.ndarray, " T"]]:
     """The fields of `Schedule`, derived from `betas(config)`, in float64."""
-    # Without the floor, beta_start = 0 gives 0/0: eps is not defined where there is no noise.
-    beta = np.maximum(betas(config), 1e-20)
-    log_bar = log_alpha_bar(beta)
+    beta, log_bar = _floored(config), log_alpha_bar(config)
     log_previous = np.concatenate([np.zeros(1), log_bar[:-1]])
     noise, noise_previous = -np.expm1(log_bar), -np.expm1(log_previous)
     variance = beta * noise_previous / noise

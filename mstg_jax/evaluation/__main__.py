@@ -5,15 +5,16 @@ Writes results.csv, results.json, table.md, report.html and pictures/.
 
 import logging
 import sys
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, get_args
 
 from mstg_jax import files, runs
 from mstg_jax.cli import SampleData
 from mstg_jax.command import command, leave
-from mstg_jax.config import Config, MethodName, SettingsError
+from mstg_jax.config import SAMPLED, Config, MethodName, Sampler, SettingsError
 
 if TYPE_CHECKING:
     from mstg_jax.evaluation.comparing.comparison import Contender
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 log = logging.getLogger("mstg_jax.evaluation")
 # What decides on the patients and on the grid that they are scored on.
 SHARED = ("root", "skip_bad", "spacing", "size", "crop", "percentiles", "validation")
+SAMPLERS = get_args(Sampler)
 PHANTOM = ("phantom_patients", "phantom_size", "phantom_seed")
 
 
@@ -37,6 +39,9 @@ class Settings:
     method: tuple[Literal["register"], ...] = ()
     """Methods without training, each a row besides: register moves both ends to each frame's moment
     until they look alike."""
+    sampler: tuple[str, ...] = ()
+    """Of runs that sample frames by reverse diffusion a row for each of these, NAME-STEPS: ddim-50,
+    ddpm-1000, dpm++-20, heun-20, or analytic-25, which is ddpm with the optimal variance."""
     data: SampleData = field(default_factory=SampleData)
     protocol: Literal["resampled", "native"] = "resampled"
     """resampled: the runs' own grid, ED's range as 1 (DDM, MSTG). native: the patient's own grid in
@@ -76,6 +81,7 @@ def check(settings: Settings) -> None:
 
 def evaluate(settings: Settings) -> None:
     configs = read_configs(settings)
+    rows = [row for run, config in configs.items() for row in with_samplers(run, config, settings)]
     from mstg_jax.data.pipeline import load_examples
     from mstg_jax.evaluation import records
     from mstg_jax.evaluation.comparing.comparison import compare
@@ -87,7 +93,7 @@ def evaluate(settings: Settings) -> None:
 
     shared = replace(next(iter(configs.values())).data, depth="resampled")
     prepare(*configs.values())
-    contenders = load(configs, settings)
+    contenders = load(rows, settings)
     training, validation = load_examples(shared)
     if settings.task == "upsample":
         made = upsample(
@@ -147,28 +153,59 @@ def read_configs(settings: Settings) -> dict[Path, Config]:
     return configs
 
 
-def load(configs: dict[Path, Config], settings: Settings) -> "list[Contender]":
+class Row(NamedTuple):
+    """A run as it is compared; sampler: as --sampler names it, empty for the run's own."""
+
+    run: Path
+    config: Config
+    sampler: str = ""
+
+
+def with_samplers(run: Path, config: Config, settings: Settings) -> list[Row]:
+    """The run with its own sampler or, where it samples, a row for each that is asked for."""
+    if not settings.sampler or config.method not in SAMPLED:
+        return [Row(run, config)]
+    rows = []
+    for asked in settings.sampler:
+        name, _, steps = asked.rpartition("-")
+        if name not in (*SAMPLERS, "analytic") or not steps.isdecimal():
+            raise SettingsError(
+                f"--sampler {asked}: it needs a name and a number of steps, as in ddim-50; there "
+                f"are {', '.join(SAMPLERS)} and analytic"
+            )
+        chosen: dict[str, Any] = {"sampler": name, "eta": 0.0, "sampler_steps": int(steps)}
+        if config.diffusion.variance != "learned":
+            chosen["variance"] = "optimal" if name == "analytic" else "posterior"
+        if name == "analytic":
+            chosen["sampler"] = "ddpm"
+        diffusion = replace(config.diffusion, **chosen)
+        diffusion.check()
+        rows.append(Row(run, replace(config, diffusion=diffusion), asked))
+    return rows
+
+
+def load(rows: Sequence[Row], settings: Settings) -> "list[Contender]":
     """The runs, named after their folders, then the untrained methods, `copy` and `blend`."""
     from mstg_jax.data.pipeline import load_examples
     from mstg_jax.evaluation.comparing.comparison import Contender
     from mstg_jax.methods import TRIVIAL, make_method, new_model
-    from mstg_jax.training.checkpoint import load_model
+    from mstg_jax.training.loading import load as load_run
     from mstg_jax.training.state import parameter_count
 
     untrained: tuple[MethodName, ...] = settings.method
     others = (*untrained, *TRIVIAL)
-    taken = [run.resolve().name for run in configs] + [*others, "truth"]
+    runs_by_name = Counter(run.resolve().name for run in {row.run for row in rows})
     contenders = []
-    for run, config in configs.items():
-        method = make_method(config)
-        model, step = load_model(run, config, method, best=settings.best)
+    for run, config, sampler in rows:
+        method, model, step = load_run(run, config, best=settings.best)
         name = run.resolve().name
-        name = name if taken.count(name) == 1 else str(run)
+        alone = runs_by_name[name] == 1 and name not in (*others, "truth")
+        name = " ".join(filter(None, (name if alone else str(run), sampler)))
         count = parameter_count(model[1])
         own = load_examples(config.data)[1] if config.data.depth == "native" else []
         patients = {example.id: example for example in own}
         contenders.append(Contender(name, method, model, count, str(run), step, patients))
-    any_config = next(iter(configs.values()))
+    any_config = rows[0].config
     native = load_examples(replace(any_config.data, depth="native"))[1] if untrained else []
     slices = {example.id: example for example in native}
     for name in others:

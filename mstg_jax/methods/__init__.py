@@ -1,5 +1,7 @@
 """The ways to generate frames, by name."""
 
+from dataclasses import replace
+
 from mstg_jax.config import Config, SettingsError
 from mstg_jax.methods.base import FrameSequence, Method, generate_sequence, new_model
 from mstg_jax.methods.between import Between
@@ -44,7 +46,10 @@ def _named(config: Config, quick: bool) -> Method:
         case "ddm":
             return ddm(config.model, config.diffusion)
         case "direct":
-            return Direct(config.model, config.diffusion)
+            diffusion = config.diffusion
+            if quick and diffusion.variance == "optimal":  # known of trained weights alone
+                diffusion = replace(diffusion, variance="posterior")
+            return Direct(config.model, diffusion, config.direct)
         case "voxelmorph":
             return VoxelMorph(config.model.deformation_channels, config.diffusion)
         case "r2net":

@@ -76,6 +76,11 @@ class Method(ABC):
         return 1
 
     @property
+    def ends(self) -> bool:
+        """Whether the first and the last of these are ED and ES themselves."""
+        return False
+
+    @property
     def turns(self) -> tuple[Turn, ...]:
         """Updates that a training step takes one after the other; without any, all weights are
         updated at once by `loss`."""

@@ -17,7 +17,8 @@ from jaxtyping import Array, Float, PRNGKeyArray, UInt8
 
 from mstg_jax.config import DiffusionConfig, ModelConfig, MotionConfig, RegisterConfig
 from mstg_jax.diffusion.draws import Keys, apart, chance, step_and_noise
-from mstg_jax.diffusion.process import local_ncc, q_sample, smoothness
+from mstg_jax.diffusion.losses import local_ncc, smoothness
+from mstg_jax.diffusion.process import q_sample
 from mstg_jax.diffusion.schedule import make_schedule
 from mstg_jax.methods.base import Batch, Ends, Generated, Method, by_frame
 from mstg_jax.methods.register import displacement
@@ -111,7 +112,8 @@ class Between(Method):
         t, noise = step_and_noise(keys_noise, image.shape[1:], self.diffusion.steps)
         t = jnp.where(clean, 0, t)
         image = 2 * image - 1
-        return jnp.where(_wide(clean), image, q_sample(schedule, image, t, noise)), t, noise, clean
+        noised = q_sample(schedule.at(t), image, noise)
+        return jnp.where(_wide(clean), image, noised), t, noise, clean
 
     def generate(
         self, model: BetweenNet, ends: Ends, gammas: Float[Array, "b t"], key: PRNGKeyArray

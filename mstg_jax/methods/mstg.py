@@ -12,7 +12,8 @@ from jaxtyping import Array, Float, PRNGKeyArray
 
 from mstg_jax.config import DiffusionConfig, ModelConfig
 from mstg_jax.diffusion.draws import Keys, step_and_noise
-from mstg_jax.diffusion.process import local_ncc, q_sample, smoothness
+from mstg_jax.diffusion.losses import local_ncc, smoothness
+from mstg_jax.diffusion.process import q_sample
 from mstg_jax.diffusion.schedule import make_schedule
 from mstg_jax.methods.base import Batch, Ends, Generated, Method, by_frame, every_axis
 from mstg_jax.models.deformation import DeformationNet, warp
@@ -56,7 +57,7 @@ class Deform(Method):
         schedule = make_schedule(self.diffusion)
         ed, es = (2 * batch[name] - 1 for name in ("ed", "es"))
         t, noise = step_and_noise(keys, es.shape[1:], self.diffusion.steps)
-        code = model.code(ed, es, q_sample(schedule, es, t, noise), t)
+        code = model.code(ed, es, q_sample(schedule.at(t), es, noise), t)
         flow = model.flow(ed, code)
         parts = {
             "noise": jnp.mean(jnp.square(noise - code)),

@@ -14,7 +14,7 @@ from jax import numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from mstg_jax.config import RegisterConfig
-from mstg_jax.diffusion.process import local_ncc
+from mstg_jax.diffusion.losses import local_ncc
 from mstg_jax.methods.base import Ends, Generated, by_frame
 from mstg_jax.methods.interpolation import Trivial
 from mstg_jax.models.between import in_space

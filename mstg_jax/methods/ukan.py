@@ -14,11 +14,16 @@ short trainings gives frames of noise: at late steps its small errors are large 
 from dataclasses import dataclass, field, replace
 
 import numpy as np
+from jax import numpy as jnp
+from jaxtyping import Array, Float
 
 from mstg_jax.config import DiffusionConfig, ModelConfig, UKANConfig
+from mstg_jax.diffusion.process import Level
 from mstg_jax.methods.base import every_axis
 from mstg_jax.methods.direct import Direct
+from mstg_jax.models.conditions import Known, channel_count, channels
 from mstg_jax.models.ukan import UKANDenoiser
+from mstg_jax.shapes import Features
 
 
 @dataclass(frozen=True)
@@ -32,7 +37,12 @@ class UKAN(Direct):
         return every_axis(len(self.network.channels) - 1 + len(self.network.tokens))
 
     def build(self, rng: np.random.Generator) -> UKANDenoiser:
-        return UKANDenoiser(4, 1, self.model, self.network, rng=rng)
+        return UKANDenoiser(1 + channel_count(self.direct), 1, self.model, self.network, rng=rng)
+
+    def made(
+        self, model: UKANDenoiser, seen: Features, level: Level, known: Known
+    ) -> Float[Array, "b f d h w co"]:
+        return model(jnp.concatenate([seen, channels(self.direct, known)], axis=-1), level.time)
 
 
 def ukan(config: UKANConfig, diffusion: DiffusionConfig, *, quick: bool = False) -> UKAN:

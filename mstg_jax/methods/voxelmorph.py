@@ -15,7 +15,7 @@ from jaxtyping import Array, Float, PRNGKeyArray
 
 from mstg_jax.config import DiffusionConfig
 from mstg_jax.diffusion.draws import Keys
-from mstg_jax.diffusion.process import local_ncc, smoothness
+from mstg_jax.diffusion.losses import local_ncc, smoothness
 from mstg_jax.methods.base import Batch, Ends, Generated, Method, by_frame, every_axis
 from mstg_jax.models.deformation import DeformationNet, warp
 from mstg_jax.shapes import Flow, Image

@@ -76,15 +76,20 @@ class Denoiser(nnx.Module):
         self.norm = GroupNorm(width, config.groups)
         self.out = Conv3d(width, co, flat=self.plan.flat[0], rng=rng)
 
-    def __call__(self, x: Features, t: Steps) -> Float[Array, "b f d h w co"]:
-        return self.prediction(self.features(x, t)[0])
+    def __call__(
+        self, x: Features, t: Steps, beside: Float[Array, "b dim"] | None = None
+    ) -> Float[Array, "b f d h w co"]:
+        return self.prediction(self.features(x, t, beside)[0])
 
     def prediction(self, x: Features) -> Float[Array, "b f d h w co"]:
         return self.out(nnx.silu(self.norm(x)))
 
-    def features(self, x: Features, t: Steps) -> list[Float[Array, "b f _ _ _ _"]]:
-        """What the decoder has at each stage, the finest first."""
-        time = self.time(t)
+    def features(
+        self, x: Features, t: Steps, beside: Float[Array, "b dim"] | None = None
+    ) -> list[Float[Array, "b f _ _ _ _"]]:
+        """What the decoder has at each stage, the finest first. beside: added to the embedding of
+        the time."""
+        time = self.time(t) if beside is None else self.time(t) + beside
         module = self.run_module
         x = self.stem(x)
         kept = [x]

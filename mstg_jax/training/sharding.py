@@ -23,9 +23,14 @@ BATCH = {
     "fov": VOLUMES,
     "labels_ed": VOLUMES,
     "labels_es": VOLUMES,
+    "labels": STACKS,
+    "group": EXAMPLES,
+    "ef": EXAMPLES,
 }
 """What a step takes of a batch, and how it is split over the mesh."""
-DTYPES = {"fov": np.bool_, "labels_ed": np.uint8, "labels_es": np.uint8}
+DTYPES = {"fov": np.bool_, "group": np.int32} | dict.fromkeys(
+    ("labels_ed", "labels_es", "labels"), np.uint8
+)
 """Of those that are not float32."""
 
 
@@ -81,7 +86,9 @@ def to_device(batch: dict[str, np.ndarray], mesh: Mesh) -> Batch:
 def batch_shapes(config: Config, frames: int, mesh: Mesh) -> dict[str, jax.ShapeDtypeStruct]:
     """What `to_device` gives, before there is any data. frames: of a patient, Method.frames."""
     volume = (*config.data.grid[0], 1)
-    shapes = {"bend": (2, *volume), "frames": (frames, *volume), "gammas": (frames,), "span": (2,)}
+    stack = (frames, *volume)
+    shapes = {"bend": (2, *volume), "frames": stack, "labels": stack}
+    shapes |= {"gammas": (frames,), "span": (2,), "group": (), "ef": ()}
     return {
         name: jax.ShapeDtypeStruct(
             (config.train.batch, *shapes.get(name, volume)),

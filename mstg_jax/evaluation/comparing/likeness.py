@@ -41,7 +41,7 @@ class Likeness:
 def nearest(
     frames: Float32[np.ndarray, "t d h w"],
     fov: Bool[np.ndarray, "d h w"],
-    training: Sequence[Truth],
+    training: "Sequence[Truth | Stack]",
 ) -> list[Match]:
     """For each frame the training frame of highest Pearson correlation over the voxels of `fov`.
 
@@ -58,6 +58,26 @@ def nearest(
         for i, row in enumerate(correlations):
             if row.max() > found[i].correlation:
                 found[i] = Match(float(row.max()), example.id, int(row.argmax()))
+    return found
+
+
+class Stack(NamedTuple):
+    """Slices in a row of a patient's frames."""
+
+    id: str
+    frames: Float32[np.ndarray, "t d h w"]
+
+
+def stacks(training: Sequence[Truth], slices: int) -> list[Stack]:
+    """All stacks of so many slices of all patients, with slices of zeros after them where a patient
+    has fewer: what `nearest` compares with, where patients are on grids of their own depth."""
+    found = []
+    for example in training:
+        spare = example.frames.shape[1] - slices
+        missing = [(0, 0), (0, max(0, -spare)), (0, 0), (0, 0)]
+        for start in range(max(0, spare) + 1):
+            frames = np.asarray(example.frames[:, start : start + slices])
+            found.append(Stack(example.id, np.pad(frames, missing)))
     return found
 
 

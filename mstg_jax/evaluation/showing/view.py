@@ -5,10 +5,9 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Bool, Float32, UInt8
 
+from mstg_jax.data.labels import LEFT
 from mstg_jax.data.pipeline import Example
 from mstg_jax.evaluation.scoring.metrics import bounding_box
-
-LEFT_VENTRICLE = 3
 
 
 @dataclass(frozen=True)
@@ -41,7 +40,7 @@ def heart_view(
 ) -> View:
     """The slice with the largest left ventricle, else the middle one of the field of view."""
     slices, rows, columns = bounding_box(fov)
-    ventricle = np.zeros_like(fov) if labels is None else labels == LEFT_VENTRICLE
+    ventricle = np.zeros_like(fov) if labels is None else labels == LEFT
     if not ventricle.any():
         first, last = slices.start, slices.stop - 1
         return View((first + last) // 2, (first, last), rows, columns, spacing)

@@ -1,0 +1,45 @@
+"""What method direct generates, and from what."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from mstg_jax.config.checks import SettingsError, share
+
+Condition = Literal["ed", "es", "keys", "labels", "group", "ef"]
+GROUPS = ("NOR", "DCM", "MINF", "HCM", "RV")
+"""ACDC's classes: normal, dilated cardiomyopathy, infarction, hypertrophic cardiomyopathy,
+abnormal right ventricle."""
+
+
+@dataclass(frozen=True)
+class DirectConfig:
+    given: tuple[Condition, ...] = ("ed", "es")
+    """What frames are made from, beside their moments: the images at ED and ES; keys: frames of the
+    sequence itself; labels: their labels; group: the class of the patient; ef: its ejection
+    fraction."""
+    drop: float = 0.0
+    """Share of the training examples in which each of these is left out, by itself, and share in
+    which all are: one model then serves any of them, and guidance."""
+    makes: tuple[Literal["frames", "labels"], ...] = ("frames",)
+    """Labels are made along with the frames."""
+    ends: bool = False
+    """ED and ES are among the frames that are made."""
+    mixed: bool = False
+    """Sequences of different lengths in training, up to diffusion.frames."""
+    guidance: float = 1.0
+    """Scale of what the conditions change in the prediction when sampling; 1 as it was trained,
+    more for conditions that are obeyed more (classifier-free guidance)."""
+
+    def check(self) -> None:
+        share("direct", self, "drop")
+        if len(set(self.given)) < len(self.given):
+            raise SettingsError(f"direct.given is {self.given}, which names one twice")
+        if "frames" not in self.makes:
+            raise SettingsError(f"direct.makes is {self.makes}, but frames are always made")
+        if {"labels"} <= {*self.given} & {*self.makes}:
+            raise SettingsError("labels are given and made: take them out of one of direct's")
+        if self.guidance != 1 and self.drop == 0:
+            raise SettingsError(
+                f"direct.guidance is {self.guidance}, which needs a model that was trained without "
+                "the conditions too: direct.drop above 0"
+            )
