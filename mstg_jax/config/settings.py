@@ -274,6 +274,13 @@ class Config:
                 f"diffusion.schedule is {self.diffusion.schedule}, which is for method direct; "
                 f"{self.method} needs a schedule of betas"
             )
+        if self.diffusion.schedule == "learned" and (
+            self.direct.mixed or len(self.direct.makes) > 1
+        ):
+            raise SettingsError(
+                "diffusion.schedule learned counts the bits of every voxel; leave direct.mixed and "
+                "labels in direct.makes out"
+            )
         if self.method == "ukan" and (
             self.diffusion.variance == "learned" or self.diffusion.fourier
         ):
