@@ -77,13 +77,22 @@ def settings_of(options: SampleConfig, run: Path, config: Config) -> Config:
     return config
 
 
-def loaded(config: Config, run: Path, out: Path, best: bool) -> "tuple[Method, Model]":
+def loaded(
+    config: Config, run: Path, out: Path, best: bool, limit: str | None = None
+) -> "tuple[Method, Model]":
     """The run's method and its newest weights, or its best; starts JAX."""
     from mstg_jax.methods.platform import prepare
     from mstg_jax.training.loading import load
 
     prepare(config)
     method, model, step = load(run, config, best=best)
+    if limit is not None:
+        from mstg_jax.methods.direct import Direct
+        from mstg_jax.methods.memory import parse, within
+
+        if not isinstance(method, Direct):
+            raise SettingsError(f"--memory is for method direct; {run} is {config.method}")
+        method = within(parse(limit), method, model, config.data.grid[0], method.frames)
     log.info(f"{config.method} of {run}, step {step} -> {out}")
     return method, model
 
@@ -95,7 +104,7 @@ def sample_hearts(options: SampleConfig, run: Path, config: Config, out: Path) -
     from mstg_jax.evaluation.comparing.likeness import nearest, stacks, summarise
     from mstg_jax.evaluation.showing.hearts import hearts_figure
 
-    method, model = loaded(config, run, out, options.best)
+    method, model = loaded(config, run, out, options.best, options.memory)
     method, (size, spacing) = hearts.check(method), config.data.grid
     models = []
     if "labels" in config.direct.given:
@@ -141,7 +150,7 @@ def sample_cine(options: SampleConfig, run: Path, config: Config, path: Path, ou
     for note in patient.notes:
         log.warning(note)
     frames = denser(
-        *loaded(config, run, out, options.best),
+        *loaded(config, run, out, options.best, options.memory),
         patient,
         config.data,
         factor,
@@ -164,7 +173,7 @@ def sample_beats(
     from mstg_jax.data.export import write_sequence
     from mstg_jax.evaluation.outputs import draw_beat, replacing
 
-    model = loaded(config, run, out, options.best)
+    model = loaded(config, run, out, options.best, options.memory)
     for patient in patients:
         keys, at, count, stride = placed(patient, options.frames, closed=options.cycle)
         made = beat(*model, keys, config.data, at, count, closed=options.cycle, seed=options.seed)
@@ -199,7 +208,7 @@ def sample_patients(
         raise SettingsError(
             f"{config.method} makes no displacement field: leave --labels and --flow out"
         )
-    methods = {config.method: loaded(config, run, out, options.best)}
+    methods = {config.method: loaded(config, run, out, options.best, options.memory)}
     for name in TRIVIAL:
         trivial = make_method(replace(config, method=name))
         methods[name] = (trivial, new_model(trivial, seed=0))

@@ -172,6 +172,8 @@ class SampleConfig:
     """How many new patients; with --group or --ef one by default."""
     guidance: float | None = None
     """In place of the run's direct.guidance: how strongly conditions are obeyed, 1 as trained."""
+    memory: str | None = None
+    """Of method direct: sample in blocks that overlap, as large as fit into so much, as in 4GB."""
     seed: int = 0
 
     @property

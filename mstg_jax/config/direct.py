@@ -26,11 +26,20 @@ class DirectConfig:
     """ED and ES are among the frames that are made."""
     mixed: bool = False
     """Sequences of different lengths in training, up to diffusion.frames."""
+    block: tuple[int, int, int] = (0, 0, 0)
+    """Voxels (d, h, w) of the blocks that are trained on and sampled in, told their place in the
+    volume; 0 is all of an axis."""
     guidance: float = 1.0
     """Scale of what the conditions change in the prediction when sampling; 1 as it was trained,
     more for conditions that are obeyed more (classifier-free guidance)."""
 
+    @property
+    def in_blocks(self) -> bool:
+        return any(self.block)
+
     def check(self) -> None:
+        if min(self.block) < 0:
+            raise SettingsError(f"direct.block is {self.block}, but needs three numbers from 0 up")
         share("direct", self, "drop")
         if len(set(self.given)) < len(self.given):
             raise SettingsError(f"direct.given is {self.given}, which names one twice")

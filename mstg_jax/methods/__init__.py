@@ -5,6 +5,7 @@ from dataclasses import replace
 from mstg_jax.config import Config, SettingsError
 from mstg_jax.methods.base import FrameSequence, Method, generate_sequence, new_model
 from mstg_jax.methods.between import Between
+from mstg_jax.methods.blocks import fitting
 from mstg_jax.methods.cgan import CGAN
 from mstg_jax.methods.direct import Direct
 from mstg_jax.methods.interpolation import TRIVIAL, Blend, Copy
@@ -26,8 +27,11 @@ def make_method(config: Config, *, quick: bool = False) -> Method:
     method = _named(config, quick)
     multiples = tuple(2**n for n in method.halvings)
     size, _ = config.data.grid
+    if config.method == "direct":
+        size = fitting(config.direct.block, size)
     if any(n % m for n, m in zip(size, multiples, strict=True)):
         named = "data.slices and data.size" if config.data.depth == "native" else "data.size"
+        named += " and direct.block" * (config.method == "direct" and config.direct.in_blocks)
         raise SettingsError(
             f"{named} make a grid of {size}, but the networks of {config.method} halve d, h, w "
             f"{method.halvings} times: they must be multiples of {multiples}"

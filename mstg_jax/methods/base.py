@@ -151,6 +151,19 @@ def _generate() -> Callable[..., Generated]:
     return jax.jit(generate, static_argnums=(0, 1), compiler_options=compiler_options())
 
 
+def generation(
+    method: Method, model: Model, size: tuple[int, int, int], frames: int
+) -> jax.stages.Lowered:
+    """The program that generates so many frames of one patient on a grid of this size (d h w)."""
+
+    def array(*shape: int) -> Any:
+        return jax.ShapeDtypeStruct((1, *shape), jnp.float32)
+
+    ends = Ends(array(*size, 1), array(*size, 1), array(2), array(2, *size, 1))
+    frames += -frames % FRAMES_PER_PROGRAM
+    return _generate().lower(method, *model, ends, array(frames), jax.random.key(0))
+
+
 def new_model(method: Method, seed: int) -> Model:
     """A model with its initial weights, split into structure and weights."""
     graph, params = nnx.split(method.build(np.random.default_rng(seed)), nnx.Param)

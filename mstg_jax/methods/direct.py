@@ -19,6 +19,7 @@ from mstg_jax.diffusion.process import Level, as_input, q_sample, target, to_x0_
 from mstg_jax.diffusion.samplers import reverse_diffusion, transitions
 from mstg_jax.diffusion.schedule import make_schedule
 from mstg_jax.methods.base import Batch, Ends, Generated, Method, every_axis
+from mstg_jax.methods.blocks import by_blocks, fitting, one_of_each
 from mstg_jax.models.conditions import Known, nothing
 from mstg_jax.models.frames import FrameDenoiser, made_channels
 from mstg_jax.shapes import Features
@@ -35,6 +36,9 @@ class Direct(Method):
     direct: DirectConfig = field(default_factory=DirectConfig)
     spread: tuple[float, ...] = field(default=(), kw_only=True)
     """With variance optimal, `unknown` at the sampler's steps; see training/loading.py."""
+
+    block: tuple[int, int, int] | None = field(default=None, kw_only=True)
+    """Blocks of sampling, where they are not those of training; see methods/memory.py."""
 
     @property
     def halvings(self) -> tuple[int, int, int]:
@@ -61,9 +65,16 @@ class Direct(Method):
         keys_known, keys_noise = apart(keys, 2)
         x0, weight = self._data(batch)
         known, weight = self._known(batch, keys_known, weight)
+        if self.direct.in_blocks:
+            keys_noise, keys_block = apart(keys_noise, 2)
+            block = fitting(self.direct.block, batch["ed"].shape[1:4])
+            (x0, weight), known = one_of_each(keys_block, (x0, weight), known, block)
 
         def mean(values: Features) -> Float[Array, ""]:
-            return jnp.sum(weight * values) / jnp.maximum(jnp.sum(weight), 1.0)
+            """Of each example, so that examples count alike on any number of devices."""
+            axes = tuple(range(1, values.ndim))
+            count = jnp.maximum(jnp.sum(weight, axes), 1.0)
+            return jnp.mean(jnp.sum(weight * values, axes) / count)
 
         if config.schedule == "learned":
             return self._bits(model, x0, known, keys_noise)
@@ -165,7 +176,7 @@ class Direct(Method):
         shape = (*known.gammas.shape, *known.ed.shape[1:4], made_channels(self.direct))
         return reverse_diffusion(
             self._table(model),
-            lambda x_t, level: self._guided(model, x_t, known, level),
+            lambda x_t, level: self._in_blocks(model, x_t, known, level),
             jax.random.normal(key_start, shape),
             key_steps,
             kind=self.diffusion.prediction,
@@ -198,6 +209,22 @@ class Direct(Method):
             return learned_table(model.log_snr, config, self.spread or None)
         edges = make_path(config).edges(config.sampler_steps)
         return transitions(edges, config, self.spread or None)
+
+    def _in_blocks(
+        self, model: Any, x_t: Features, known: Known, level: Level
+    ) -> tuple[Features, Features | None]:
+        size = x_t.shape[2:5]
+        block = fitting(self.block or self.direct.block, size)
+        if block == size:
+            return self._guided(model, x_t, known, level)
+
+        def predict(x_t: Features, known: Known) -> Features:
+            value, share = self._guided(model, x_t, known, level)
+            return value if share is None else jnp.concatenate([value, share], axis=-1)
+
+        made = by_blocks(predict, x_t, known, block)
+        value, share = made[..., : x_t.shape[-1]], made[..., x_t.shape[-1] :]
+        return value, share if share.shape[-1] else None
 
     def _guided(
         self, model: Any, x_t: Features, known: Known, level: Level

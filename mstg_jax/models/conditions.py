@@ -19,7 +19,8 @@ class Known(NamedTuple):
     gammas: the frames' moments. here: whether there is such a frame, in sequences of different
     lengths. keys: frames of the sequence, at those of `keys_at`. labels: 255 where there are none.
     group: its place in GROUPS, ef in [0, 1], -1 for unknown ones. given: which of the settings'
-    conditions are given.
+    conditions are given. place: of the first voxel and of the last in the whole volume, (d h w) in
+    [-1, 1].
     """
 
     gammas: Float[Array, "b f"]
@@ -31,6 +32,7 @@ class Known(NamedTuple):
     labels: UInt8[Array, "b f d h w 1"]
     group: Int[Array, " b"]
     ef: Float[Array, " b"]
+    place: Float[Array, "b 2 3"]
     given: dict[str, Bool[Array, " b"]]
 
     def without(self) -> "Known":
@@ -52,6 +54,7 @@ def nothing(gammas: Float[Array, "b f"], size: tuple[int, ...], config: DirectCo
         labels=jnp.full(frames.shape, 255, jnp.uint8),
         group=jnp.full(batch, -1),
         ef=jnp.full(batch, -1.0),
+        place=jnp.broadcast_to(jnp.array([-1.0, 1.0])[None, :, None], (batch, 2, 3)),
         given={name: jnp.zeros(batch, jnp.bool_) for name in config.given},
     )
 
@@ -59,7 +62,7 @@ def nothing(gammas: Float[Array, "b f"], size: tuple[int, ...], config: DirectCo
 def channel_count(config: DirectConfig) -> int:
     flags = config.drop > 0
     each = {"ed": 1 + flags, "es": 1 + flags, "keys": 2, "labels": STRUCTURES + 1}
-    return sum(each.get(name, 0) for name in config.given) + 1 + config.mixed
+    return sum(each.get(name, 0) for name in config.given) + 1 + config.mixed + 3 * config.in_blocks
 
 
 def channels(config: DirectConfig, known: Known) -> Features:
@@ -88,11 +91,24 @@ def channels(config: DirectConfig, known: Known) -> Features:
             structures = [(known.labels == i).astype(jnp.float32) for i in (1, 2, 3)]
             found += [at * jnp.concatenate(structures, axis=-1), at]
     found.append(spread(known.gammas))
+    if config.in_blocks:
+        found.append(_position(known.place, shape))
     together = jnp.concatenate(found, axis=-1)
     if not config.mixed:
         return together
     here = spread(known.here.astype(jnp.float32))
     return jnp.concatenate([together * here, here], axis=-1)
+
+
+def _position(place: Float[Array, "b 2 3"], shape: tuple[int, ...]) -> Float[Array, "b f d h w 3"]:
+    """Of each voxel in the whole volume, (d h w) in [-1, 1]."""
+    axes = []
+    for axis in range(3):
+        along = jnp.linspace(place[:, 0, axis], place[:, 1, axis], shape[2 + axis], axis=1)
+        wide = [shape[0], 1, 1, 1, 1, 1]
+        wide[2 + axis] = shape[2 + axis]
+        axes.append(jnp.broadcast_to(along.reshape(wide), shape))
+    return jnp.concatenate(axes, axis=-1)
 
 
 def vector_size(config: DirectConfig) -> int:
