@@ -13,7 +13,8 @@ from jax import numpy as jnp
 
 from mstg_jax.config import Condition, Config, DiffusionConfig, DirectConfig, ModelConfig
 from mstg_jax.methods.base import Ends
-from mstg_jax.methods.direct import Direct, dropped
+from mstg_jax.methods.direct import Direct
+from mstg_jax.methods.given import dropped, made_of
 from mstg_jax.models.conditions import (
     channel_count,
     channels,
@@ -134,7 +135,7 @@ def test_frames_that_are_not_there_do_not_count():
 
 def test_labels_that_are_made_count_where_they_are_known():
     direct = replace(DirectConfig(), makes=("frames", "labels"))
-    x0, weight = Direct(MODEL, DIFFUSION, direct)._data(drawn())
+    x0, weight = made_of(direct, drawn())
     labels = np.asarray(drawn()["labels"])
     assert x0.shape == (BATCH, FRAMES, *SIZE, 4)
     for i in (1, 2, 3):

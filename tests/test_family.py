@@ -13,7 +13,8 @@ import pytest
 from flax import nnx
 from jax import numpy as jnp
 
-from mstg_jax.config import DiffusionConfig, ModelConfig
+from mstg_jax.config import Config, DataConfig, DiffusionConfig, ModelConfig, OptimConfig
+from mstg_jax.diffusion import importance
 from mstg_jax.diffusion.draws import level_and_noise
 from mstg_jax.diffusion.hybrid import variational
 from mstg_jax.diffusion.learned import learned_level, learned_table
@@ -24,6 +25,10 @@ from mstg_jax.diffusion.schedule import make_schedule
 from mstg_jax.methods.base import Ends
 from mstg_jax.methods.direct import Direct
 from mstg_jax.models.log_snr import LogSNR
+from mstg_jax.training.checkpoint import Checkpoints
+from mstg_jax.training.sharding import batch_shapes, make_mesh
+from mstg_jax.training.state import init_state, make_optimiser
+from mstg_jax.training.step import make_train_step
 
 MEAN, VARIANCE = 0.1, 0.04
 BASE = DiffusionConfig(beta_start=1e-4, beta_end=0.1, steps=100, frames=1)
@@ -221,3 +226,53 @@ def test_a_member_trains_and_samples(name):
     assert one.shape == (1, 2, 4, 8, 8, 1)
     assert np.isfinite(one).all()
     assert np.abs(one - other).max() > 1e-3
+
+
+def test_spans_of_large_losses_are_drawn_more_often_and_count_less():
+    """Once every span was met ten times; the weighted loss stays the mean over all steps."""
+    losses = importance.nothing_seen()
+    assert np.all(importance.shares(losses) == 1 / importance.BINS)
+    true = jnp.linspace(0.1, 2.0, importance.BINS)
+    for _ in range(importance.VISITS):
+        new = importance.Losses(true**2 / importance.BINS, jnp.full(importance.BINS, 0.02))
+        losses = importance.remembered(losses, new)
+    share = importance.shares(losses)
+    np.testing.assert_allclose(share, true / true.sum(), rtol=0.05)
+    t, span = jax.vmap(lambda key: importance.draw(key, 100, share))(keys(20_000))
+    np.testing.assert_array_equal(t // 2, span)
+    assert (t.min(), t.max()) == (0, 99)
+    weighted = true[span] / (importance.BINS * share[span])
+    np.testing.assert_allclose(weighted.mean(), true.mean(), rtol=0.01)
+    assert weighted.std() < 0.1 * true.std()
+
+
+def test_spans_that_a_step_did_not_meet_keep_what_they_had():
+    seen = importance.seen(jnp.array([3, 3, 7]), jnp.array([1.0, 3.0, 2.0]))
+    losses = importance.remembered(importance.nothing_seen(), seen)
+    assert losses.visits.sum() == 2
+    np.testing.assert_allclose(losses.squares[jnp.array([3, 7])], [5.0, 4.0], rtol=1e-6)
+    again = importance.remembered(losses, importance.seen(jnp.array([7]), jnp.array([0.0])))
+    np.testing.assert_allclose(again.squares[jnp.array([3, 7])], [5.0, 2.0], rtol=1e-6)
+
+
+def test_training_remembers_its_losses_and_keeps_them_in_checkpoints(tmp_path):
+    config = replace(BASE, variance="learned", draw="importance")
+    method = Direct(MODEL, config)
+    optim, mesh = OptimConfig(), make_mesh(Config(), jax.devices()[:1])
+    structure, state = init_state(method, make_optimiser(optim, 2), seed=0)
+    step = make_train_step(method, structure, optim, mesh)
+    ends = jax.random.uniform(jax.random.key(0), (2, 1, 4, 8, 8, 1))
+    batch = {"frames": ends[:1], "ed": ends[0], "es": ends[1], "gammas": jnp.array([[0.3]])}
+    blank = {
+        name: jnp.zeros(shape.shape, shape.dtype)
+        for name, shape in batch_shapes(Config(data=DataConfig(size=(4, 8, 8))), 1, mesh).items()
+    }
+    for _ in range(2):
+        state, metrics = step(state, blank | batch, jax.random.key(0), 2)
+    assert "seen" not in metrics
+    assert state.opt_state[1].visits.sum() == 2
+    with Checkpoints(tmp_path, structure) as checkpoints:
+        checkpoints.save(state, Config())
+    with Checkpoints(tmp_path, structure, write=False) as checkpoints:
+        back = checkpoints.restore()
+    np.testing.assert_array_equal(back.opt_state[1].squares, state.opt_state[1].squares)

@@ -4,12 +4,11 @@ from mstg_jax.config.baselines import CGANConfig, R2NetConfig, RegisterConfig, U
 from mstg_jax.config.checks import SettingsError, UserError
 from mstg_jax.config.cluster import ClusterConfig
 from mstg_jax.config.diffusion import DiffusionConfig, Prediction, Sampler, ScheduleName, Variance
-from mstg_jax.config.direct import GROUPS, Condition, DirectConfig
+from mstg_jax.config.direct import GROUPS, SAMPLED, Condition, DirectConfig
 from mstg_jax.config.mesh import MeshConfig
 from mstg_jax.config.motion import MotionConfig
 from mstg_jax.config.presets import FULL_PRESETS, PRESETS, tiny
 from mstg_jax.config.settings import (
-    SAMPLED,
     BranchName,
     Config,
     DataConfig,

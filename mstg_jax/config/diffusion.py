@@ -26,8 +26,9 @@ class DiffusionConfig:
     prediction: Prediction = "eps"
     """What the denoiser predicts (methods `direct` and `ukan`): velocity goes with schedule flow,
     edm with schedule edm."""
-    draw: Literal["uniform", "sampler"] = "uniform"
-    """Steps that training draws: any, or the sampler's alone (Fast-DDPM)."""
+    draw: Literal["uniform", "importance", "sampler"] = "uniform"
+    """Steps that training draws: any, those of large losses more often (Improved DDPM; method
+    direct), or the sampler's alone (Fast-DDPM)."""
     spacing: Literal["uniform", "nonuniform"] = "uniform"
     """Steps of the sampler; nonuniform: 6 of 10 in the last 30 % (Fast-DDPM)."""
     variance: Variance = "posterior"

@@ -4,7 +4,10 @@ from dataclasses import dataclass
 from typing import Literal
 
 from mstg_jax.config.checks import SettingsError, share
+from mstg_jax.config.diffusion import DiffusionConfig
 
+SAMPLED = ("direct", "ukan")
+"""Methods whose frames come from reverse diffusion."""
 Condition = Literal["ed", "es", "keys", "labels", "group", "ef"]
 GROUPS = ("NOR", "DCM", "MINF", "HCM", "RV")
 """ACDC's classes: normal, dilated cardiomyopathy, infarction, hypertrophic cardiomyopathy,
@@ -52,3 +55,26 @@ class DirectConfig:
                 f"direct.guidance is {self.guidance}, which needs a model that was trained without "
                 "the conditions too: direct.drop above 0"
             )
+
+
+def check_direct(method: str, diffusion: DiffusionConfig, direct: DirectConfig) -> None:
+    """Raises SettingsError on a diffusion that the method, or what it makes, does not go with."""
+    if method not in SAMPLED and not diffusion.discrete:
+        raise SettingsError(
+            f"diffusion.schedule is {diffusion.schedule}, which is for method direct; "
+            f"{method} needs a schedule of betas"
+        )
+    if diffusion.schedule == "learned" and (direct.mixed or len(direct.makes) > 1):
+        raise SettingsError(
+            "diffusion.schedule learned counts the bits of every voxel; leave direct.mixed and "
+            "labels in direct.makes out"
+        )
+    if method != "direct" and diffusion.draw == "importance":
+        raise SettingsError(
+            f"diffusion.draw importance is for method direct, and the method is {method}"
+        )
+    if method == "ukan" and (diffusion.variance == "learned" or diffusion.fourier):
+        raise SettingsError(
+            "diffusion.variance learned and diffusion.fourier are for method direct, and the "
+            "method is ukan"
+        )

@@ -7,7 +7,7 @@ from mstg_jax.config.baselines import CGANConfig, R2NetConfig, RegisterConfig, U
 from mstg_jax.config.checks import SettingsError, positive, share
 from mstg_jax.config.cluster import ClusterConfig
 from mstg_jax.config.diffusion import DiffusionConfig
-from mstg_jax.config.direct import DirectConfig
+from mstg_jax.config.direct import DirectConfig, check_direct
 from mstg_jax.config.mesh import MeshConfig
 from mstg_jax.config.motion import MotionConfig
 
@@ -24,8 +24,6 @@ MethodName = Literal[
     "copy",
     "blend",
 ]
-SAMPLED = ("direct", "ukan")
-"""Methods whose frames come from reverse diffusion."""
 Precision = Literal["float32", "bf16"]
 Order = Literal["raster", "zigzag", "hilbert", "triaxis"]
 BranchName = Literal["spatial", "temporal"]
@@ -269,24 +267,6 @@ class Config:
         rest = (self.optim, self.train, self.mesh, self.cluster)
         for section in (self.data, self.model, self.diffusion, *methods, *rest):
             section.check()
-        if self.method not in SAMPLED and not self.diffusion.discrete:
-            raise SettingsError(
-                f"diffusion.schedule is {self.diffusion.schedule}, which is for method direct; "
-                f"{self.method} needs a schedule of betas"
-            )
-        if self.diffusion.schedule == "learned" and (
-            self.direct.mixed or len(self.direct.makes) > 1
-        ):
-            raise SettingsError(
-                "diffusion.schedule learned counts the bits of every voxel; leave direct.mixed and "
-                "labels in direct.makes out"
-            )
-        if self.method == "ukan" and (
-            self.diffusion.variance == "learned" or self.diffusion.fourier
-        ):
-            raise SettingsError(
-                "diffusion.variance learned and diffusion.fourier are for method direct, and the "
-                "method is ukan"
-            )
+        check_direct(self.method, self.diffusion, self.direct)
         if self.cluster.joins and self.run is None:
             raise SettingsError("a cluster needs --run: one folder that every process sees")

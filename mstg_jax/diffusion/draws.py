@@ -1,15 +1,15 @@
 """What training draws, for each example with a key of its own: whatever the others in its batch."""
 
 from collections.abc import Callable, Sequence
-from typing import TypeAlias
+from typing import TypeAlias, TypeVar
 
 import jax
 from jax import numpy as jnp
 from jaxtyping import Array, Bool, Float, Key
 
-from mstg_jax.diffusion.process import Level
 from mstg_jax.shapes import Steps
 
+Drawn = TypeVar("Drawn")
 Keys: TypeAlias = Key[Array, " b"]
 
 
@@ -29,9 +29,9 @@ def normal(keys: Keys, shape: Sequence[int]) -> Float[Array, "b *shape"]:
 
 
 def level_and_noise(
-    keys: Keys, shape: Sequence[int], draw: Callable[[Array], Level]
-) -> tuple[Level, Float[Array, "b *shape"]]:
-    """What `draw` makes of a key, and standard normal noise of this shape."""
+    keys: Keys, shape: Sequence[int], draw: Callable[[Array], Drawn]
+) -> tuple[Drawn, Float[Array, "b *shape"]]:
+    """What `draw` makes of a key, a level or a step, and standard normal noise of this shape."""
     keys_level, keys_noise = apart(keys, 2)
     return jax.vmap(draw)(keys_level), normal(keys_noise, shape)
 

@@ -15,7 +15,7 @@ from mstg_jax.diffusion.draws import Keys
 from mstg_jax.methods.platform import compiler_options
 from mstg_jax.shapes import Image
 
-Batch = dict[str, Array]
+Batch = dict[str, Any]  # arrays, and a method's memory
 Frames = Float[Array, "b t d h w 1"]
 Flows = Float[Array, "b t d h w 3"]
 Model = tuple[nnx.GraphDef, nnx.State]
@@ -85,6 +85,16 @@ class Method(ABC):
         """Updates that a training step takes one after the other; without any, all weights are
         updated at once by `loss`."""
         return ()
+
+    @property
+    def memory(self) -> Any:
+        """Arrays that are kept from step to step of training, before the first: `loss` finds them
+        in its batch as `memory`, and what it leaves among its parts as `seen` is `remembered`."""
+        return ()
+
+    def remembered(self, memory: Any, seen: Any) -> Any:
+        """`memory` after a step. seen: means over the examples."""
+        raise NotImplementedError
 
     @abstractmethod
     def build(self, rng: np.random.Generator) -> nnx.Module:

@@ -7,10 +7,11 @@ from typing import Any
 import jax
 import numpy as np
 from jax import numpy as jnp
-from jaxtyping import Array, Bool, Float, PRNGKeyArray
+from jaxtyping import Array, Float, PRNGKeyArray
 
-from mstg_jax.config import Condition, DiffusionConfig, DirectConfig, ModelConfig
-from mstg_jax.diffusion.draws import Keys, apart, chance, level_and_noise
+from mstg_jax.config import DiffusionConfig, DirectConfig, ModelConfig
+from mstg_jax.diffusion import importance
+from mstg_jax.diffusion.draws import Keys, apart, level_and_noise
 from mstg_jax.diffusion.hybrid import variational
 from mstg_jax.diffusion.learned import learned_level, learned_table
 from mstg_jax.diffusion.likelihood import bound, quantised
@@ -20,11 +21,12 @@ from mstg_jax.diffusion.samplers import reverse_diffusion, transitions
 from mstg_jax.diffusion.schedule import make_schedule
 from mstg_jax.methods.base import Batch, Ends, Generated, Method, every_axis
 from mstg_jax.methods.blocks import by_blocks, fitting, one_of_each
+from mstg_jax.methods.given import known_of, made_of
 from mstg_jax.models.conditions import Known, nothing
 from mstg_jax.models.frames import FrameDenoiser, made_channels
 from mstg_jax.shapes import Features
 
-Losses = tuple[Float[Array, ""], dict[str, Float[Array, ""]]]
+Losses = tuple[Float[Array, ""], dict[str, Any]]
 
 
 @dataclass(frozen=True)
@@ -52,6 +54,13 @@ class Direct(Method):
     def ends(self) -> bool:
         return self.direct.ends
 
+    @property
+    def memory(self) -> Any:
+        return importance.nothing_seen() if self.diffusion.draw == "importance" else ()
+
+    def remembered(self, memory: Any, seen: Any) -> Any:
+        return importance.remembered(memory, seen)
+
     def build(self, rng: np.random.Generator) -> Any:
         return FrameDenoiser(self.model, self.diffusion, self.direct, rng=rng)
 
@@ -63,74 +72,45 @@ class Direct(Method):
         """
         config = self.diffusion
         keys_known, keys_noise = apart(keys, 2)
-        x0, weight = self._data(batch)
-        known, weight = self._known(batch, keys_known, weight)
+        x0, weight = made_of(self.direct, batch)
+        known, weight = known_of(self.direct, batch, keys_known, weight)
         if self.direct.in_blocks:
             keys_noise, keys_block = apart(keys_noise, 2)
             block = fitting(self.direct.block, batch["ed"].shape[1:4])
             (x0, weight), known = one_of_each(keys_block, (x0, weight), known, block)
 
-        def mean(values: Features) -> Float[Array, ""]:
+        def means(values: Features) -> Float[Array, " b"]:
             """Of each example, so that examples count alike on any number of devices."""
             axes = tuple(range(1, values.ndim))
-            count = jnp.maximum(jnp.sum(weight, axes), 1.0)
-            return jnp.mean(jnp.sum(weight * values, axes) / count)
+            return jnp.sum(weight * values, axes) / jnp.maximum(jnp.sum(weight, axes), 1.0)
 
         if config.schedule == "learned":
             return self._bits(model, x0, known, keys_noise)
-        level, noise = level_and_noise(keys_noise, x0.shape[1:], make_path(config).draw)
+        if config.draw == "importance":
+            share = importance.shares(batch["memory"])
+            draw = partial(importance.draw, steps=config.steps, share=share)
+            (t, span), noise = level_and_noise(keys_noise, x0.shape[1:], draw)
+            level, scale = make_schedule(config).at(t), 1 / (importance.BINS * share[span])
+        else:
+            level, noise = level_and_noise(keys_noise, x0.shape[1:], make_path(config).draw)
+            span, scale = None, jnp.ones(len(x0))
         x_t = q_sample(level, x0, noise)
         predicted, share = self.predict(model, x_t, known, level)
-        error = mean(jnp.square(predicted - target(level, x0, noise, config.prediction)))
-        if share is None:
-            return error, {"noise": error}
-        found, _ = to_x0_eps(level, jax.lax.stop_gradient(predicted), x_t, config.prediction)
-        schedule = make_schedule(config)
-        bits = mean(variational(schedule, level.time, x0, jnp.clip(found, -1, 1), share))
-        # The paper's weight, 0.001, of the sum over the steps, of which `bits` is the mean.
-        return error + 1e-3 * config.steps * bits, {"noise": error, "bits": bits}
-
-    def _data(self, batch: Batch) -> tuple[Features, Features]:
-        """What is made, in [-1, 1], and where it is known."""
-        frames = 2 * batch["frames"] - 1
-        if "labels" not in self.direct.makes:
-            return frames, jnp.ones_like(frames)
-        labels = batch["labels"]
-        structures = [2 * (labels == i).astype(frames.dtype) - 1 for i in (1, 2, 3)]
-        at = (labels != 255).astype(frames.dtype)
-        x0 = jnp.concatenate([frames, *(at * x for x in structures)], axis=-1)
-        return x0, jnp.concatenate([jnp.ones_like(frames), at, at, at], axis=-1)
-
-    def _known(self, batch: Batch, keys: Keys, weight: Features) -> tuple[Known, Features]:
-        """What training gives of the conditions, and `weight` where there are frames."""
-        direct, gammas = self.direct, batch["gammas"]
-        keys_given, keys_length, keys_at = apart(keys, 3)
-        known = nothing(gammas, batch["frames"].shape[2:5], direct)._replace(
-            ed=batch["ed"], es=batch["es"], keys=batch["frames"], given=dropped(direct, keys_given)
-        )
-        if "labels" in batch:
-            own = {name: batch[name] for name in ("labels", "group", "ef")}
-            known = known._replace(**own)
-        if "keys" in direct.given:
-
-            def some(key: Array) -> Array:
-                """Of a number of frames that is drawn first."""
-                share, each = jax.random.split(key)
-                drawn = jax.random.uniform(each, gammas.shape[1:])
-                return drawn < jax.random.uniform(share)
-
-            known = known._replace(keys_at=jax.vmap(some)(keys_at))
-        if direct.mixed:
-
-            def lengths(key: Array) -> Array:
-                """Any number of frames, any of them."""
-                length, which = jax.random.split(key)
-                ranks = jnp.argsort(jax.random.uniform(which, gammas.shape[1:]))
-                return ranks <= jax.random.randint(length, (), 0, gammas.shape[1])
-
-            known = known._replace(here=jax.vmap(lengths)(keys_length))
-            weight = weight * known.here.astype(weight.dtype)[:, :, None, None, None, None]
-        return known, weight
+        losses = {
+            "noise": means(jnp.square(predicted - target(level, x0, noise, config.prediction)))
+        }
+        total = losses["noise"]
+        if share is not None:
+            found, _ = to_x0_eps(level, jax.lax.stop_gradient(predicted), x_t, config.prediction)
+            schedule = make_schedule(config)
+            bits = variational(schedule, level.time, x0, jnp.clip(found, -1, 1), share)
+            losses["bits"] = means(bits)
+            # The paper's weight, 0.001, of the sum over the steps, of which `bits` is the mean.
+            total = total + 1e-3 * config.steps * losses["bits"]
+        parts: dict[str, Any] = {name: jnp.mean(scale * x) for name, x in losses.items()}
+        if span is not None:
+            parts["seen"] = importance.seen(span, jax.lax.stop_gradient(total))
+        return jnp.mean(scale * total), parts
 
     def _bits(self, model: FrameDenoiser, x0: Features, known: Known, keys: Keys) -> Losses:
         assert model.log_snr is not None
@@ -185,9 +165,10 @@ class Direct(Method):
     def unknown(self, model: Any, batch: Batch, key: PRNGKeyArray) -> Float[Array, " steps"]:
         """Mean over the voxels of (x_0 - its estimate)^2 at each step of the sampler: the variance
         that x_0 has given x_t, where the denoiser is the best there is (Bao et al. 2022)."""
-        config, (x0, weight) = self.diffusion, self._data(batch)
-        known, weight = self._known(batch, key[None], weight)
+        config, (x0, weight) = self.diffusion, made_of(self.direct, batch)
+        known, weight = known_of(self.direct, batch, key[None], weight)
         known = known._replace(given=jax.tree.map(jnp.ones_like, known.given))
+        plain = replace(self, direct=replace(self.direct, guidance=1.0))
         table = self._table(model, replace(config, sampler="ddim", eta=0.0, variance="posterior"))
 
         def at(row: tuple[Array, Array, Array, Array]) -> Float[Array, ""]:
@@ -195,7 +176,7 @@ class Direct(Method):
             level = Level(*(jnp.full(len(x0), value) for value in values))
             noise = jax.random.normal(jax.random.fold_in(key, number), x0.shape)
             x_t = q_sample(level, x0, noise)
-            predicted, _ = self.predict(model, x_t, known, level)
+            predicted, _ = plain._in_blocks(model, x_t, known, level)
             found, _ = to_x0_eps(level, predicted, x_t, config.prediction)
             error = jnp.square(x0 - jnp.clip(found, -1, 1))
             return jnp.sum(weight * error) / jnp.sum(weight)
@@ -263,11 +244,3 @@ class Direct(Method):
     ) -> Float[Array, "b f d h w co"]:
         """What the network says."""
         return model.given(seen, level.time, known)
-
-
-def dropped(config: DirectConfig, keys: Keys) -> dict[str, Bool[Array, " b"]]:
-    """Which conditions training gives: each left out in a share, and all together in a share."""
-    names: tuple[Condition, ...] = config.given
-    *own, common = apart(keys, len(names) + 1)
-    none = chance(common, config.drop)
-    return {name: ~chance(key, config.drop) & ~none for name, key in zip(names, own, strict=True)}

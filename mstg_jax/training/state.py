@@ -122,7 +122,7 @@ def init_state(
 ) -> tuple[Structure, TrainState]:
     """A new model, split once into its structure and its weights.
 
-    If the method takes turns, each has its own state of the optimiser.
+    If the method takes turns, each has its own state of the optimiser; its memory is kept beside.
     """
     graph, params = new_model(method, seed)
 
@@ -130,6 +130,8 @@ def init_state(
         """With all weights, and those of each turn, in this form."""
         of_turns = tuple(optimiser.init(form(params[turn.part])) for turn in method.turns)
         opt_state = of_turns or optimiser.init(form(params))
+        if method.memory:
+            opt_state = (opt_state, method.memory)
         return TrainState(jnp.zeros((), jnp.int32), form(params), form(params), opt_state)
 
     named = jax.eval_shape(partial(state_of, lambda params: params))

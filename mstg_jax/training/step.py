@@ -31,7 +31,7 @@ Metrics = dict[str, Array]
 Result = TypeVar("Result")
 Weights = TypeVar("Weights")
 Examples = tuple[Batch, Keys]
-Loss = Callable[[nnx.State, Examples], tuple[Array, Metrics]]
+Loss = Callable[[nnx.State, Any, Examples], tuple[Array, Metrics]]  # weights, method's memory
 Updated = tuple[Vector, PyTree, Metrics]  # weights, the optimiser's state
 TrainStep = Callable[[TrainState, Batch, PRNGKeyArray, ArrayLike], tuple[TrainState, Metrics]]
 
@@ -59,16 +59,17 @@ def make_train_step(
         loss: Loss,
         params: nnx.State,
         opt_state: PyTree,
+        memory: Any,
         examples: Examples,
     ) -> Updated:
         """One step of the optimiser on weights that the loss is a function of."""
 
-        def slope(params: nnx.State, examples: Examples) -> tuple[Vector, Metrics]:
-            (total, parts), found = jax.value_and_grad(loss, has_aux=True)(params, examples)
+        def slope(given: tuple[nnx.State, Any], examples: Examples) -> tuple[Vector, Metrics]:
+            (total, parts), found = jax.value_and_grad(loss, has_aux=True)(*given, examples)
             return as_vector(found), {"loss": total, **parts}
 
         with products_in(precision):
-            gradient, metrics = over_devices(slope, mesh, accumulate)(params, examples)
+            gradient, metrics = over_devices(slope, mesh, accumulate)((params, memory), examples)
         weights = as_vector(params)
         with jax.numpy_dtype_promotion("standard"):  # optax mixes its counters with floats
             updates, opt_state = optimiser.update(gradient, opt_state, weights)
@@ -85,25 +86,34 @@ def make_train_step(
             for turn, opt_state in zip(turns, state.opt_state, strict=True):
 
                 def loss(
-                    part: nnx.State, given: Examples, turn: Turn = turn, rest: nnx.State = params
+                    part: nnx.State,
+                    memory: Any,
+                    given: Examples,
+                    turn: Turn = turn,
+                    rest: nnx.State = params,
                 ):
+                    del memory  # of methods without turns
                     return turn.loss(nnx.merge(graph, _replaced(rest, turn, part)), *given)
 
                 part, opt_state, found = update(
-                    optimiser, loss, params[turn.part], opt_state, (batch, keys)
+                    optimiser, loss, params[turn.part], opt_state, (), (batch, keys)
                 )
                 params = _replaced(params, turn, split(params[turn.part], part))
                 metrics |= found
                 after.append(opt_state)
             weights, opt_state = as_vector(params), tuple(after)
         else:
+            own, memory = state.opt_state if method.memory else (state.opt_state, ())
+
+            def whole(params: nnx.State, memory: Any, given: Examples) -> tuple[Array, Metrics]:
+                batch, keys = given
+                return method.loss(nnx.merge(graph, params), batch | {"memory": memory}, keys)
+
             weights, opt_state, metrics = update(
-                optimiser,
-                lambda params, given: method.loss(nnx.merge(graph, params), *given),
-                params,
-                state.opt_state,
-                (batch, keys),
+                optimiser, whole, params, own, memory, (batch, keys)
             )
+            if method.memory:
+                opt_state = (opt_state, method.remembered(memory, metrics.pop("seen")))
         # The average of the first steps is short, so that it does not remember the initial weights.
         done = state.step.astype(jnp.float32)
         decay = jnp.minimum(config.ema, (1 + done) / (10 + done))
