@@ -18,7 +18,7 @@ from PIL import Image
 from mstg_jax import runs
 from mstg_jax.config import PRESETS, Config
 from mstg_jax.data.pipeline import load_examples
-from mstg_jax.evaluation.__main__ import Settings, load, main, read_configs
+from mstg_jax.evaluation.__main__ import Settings, load, main, read_configs, rows_of
 from mstg_jax.evaluation.comparing.comparison import compare, over_gamma, summary, typical, worst
 from mstg_jax.evaluation.records import results_record
 from mstg_jax.evaluation.scoring.measures import FOLDING, PSNR
@@ -153,7 +153,7 @@ def test_report_needs_no_other_file(out: Path):
 def test_a_run_does_not_take_the_name_of_another_row(name: str, cache: Path):
     folder = write_run(cache / "named" / name, cache)
     settings = Settings((str(folder),), cache)
-    contenders = load(read_configs(settings), settings)
+    contenders = load(rows_of(read_configs(settings), settings), settings)
     assert [c.name for c in contenders] == [str(folder), "copy", "blend"]
 
 
@@ -162,7 +162,7 @@ def test_native_scores_the_same_sequences_on_other_grids(run: Path, out: Path):
     configs = read_configs(settings)
     training, validation = load_examples(configs[run].data)
     found = results_record(
-        compare(load(configs, settings), training, validation, protocol="native")
+        compare(load(rows_of(configs, settings), settings), training, validation, protocol="native")
     )
     assert found["protocol"] == "native"
     assert json.loads(json.dumps(found, allow_nan=False)) == found

@@ -27,7 +27,7 @@ NAMES = typing.get_args(Condition)
 SIZE, BATCH, FRAMES = (2, 4, 4), 2, 3
 MODEL = ModelConfig(channels=(4, 8), mixer_stages=(1,), d_state=4, time_dim=4)
 DIFFUSION = DiffusionConfig(steps=20, frames=FRAMES, sampler_steps=2)
-ALL = DirectConfig(given=NAMES, drop=0.3, mixed=True)
+ALL = DirectConfig(given=NAMES, drop=0.3, any_length=True)
 
 
 def drawn(seed=0, batch=BATCH):
@@ -63,7 +63,7 @@ def known_of(direct, seed=0, names=None):
     mixed=st.booleans(),
 )
 def test_channels_are_as_many_as_the_network_expects(names, drop, mixed):
-    direct = DirectConfig(given=tuple(names), drop=drop, mixed=mixed)
+    direct = DirectConfig(given=tuple(names), drop=drop, any_length=mixed)
     direct.check()
     known = known_of(direct)
     assert channels(direct, known).shape == (BATCH, FRAMES, *SIZE, channel_count(direct))

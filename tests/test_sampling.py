@@ -11,8 +11,9 @@ from untrained import write_untrained
 import sample
 from mstg_jax import runs
 from mstg_jax.cli import parse_sample
-from mstg_jax.config import PRESETS, Config, SettingsError
+from mstg_jax.config import PRESETS, Config, DiffusionConfig, SettingsError
 from mstg_jax.data.pipeline import data_root
+from mstg_jax.evaluation.__main__ import Row, Settings, with_samplers
 
 RESULTS = {"sequence.nii.gz", "animation.gif", "frames.png", "slices.png", "metrics.json"}
 
@@ -121,3 +122,17 @@ def test_samplers_are_chosen_when_sampling():
         sample.settings_of(parse_sample(["--sampler", "heun", "--eta", "0.5"]), run, config)
     with pytest.raises(SettingsError, match=r"methods direct and ukan; runs/x is between"):
         sample.settings_of(options, run, PRESETS["acdc-between-tiny"][1])
+
+
+def test_samplers_make_rows_of_runs_that_sample(tmp_path: Path):
+    settings = Settings((), tmp_path, sampler=("ddim-5", "analytic-4"))
+    config = replace(PRESETS["direct-tiny"][1], diffusion=DiffusionConfig(eta=0.5))
+    ddim, analytic = with_samplers(tmp_path, config, settings)
+    assert (ddim.sampler, ddim.config.diffusion) == ("ddim-5", DiffusionConfig(sampler_steps=5))
+    wanted = DiffusionConfig(sampler="ddpm", variance="optimal", sampler_steps=4)
+    assert analytic.config.diffusion == wanted
+    other = PRESETS["demo-tiny"][1]
+    assert with_samplers(tmp_path, other, settings) == [Row(tmp_path, other)]
+    for wrong in ("ddim", "ddim-x", "euler-5"):
+        with pytest.raises(SettingsError, match="it needs a name and a number of steps"):
+            with_samplers(tmp_path, config, replace(settings, sampler=(wrong,)))

@@ -27,7 +27,7 @@ class DirectConfig:
     """Labels are made along with the frames."""
     ends: bool = False
     """ED and ES are among the frames that are made."""
-    mixed: bool = False
+    any_length: bool = False
     """Sequences of different lengths in training, up to diffusion.frames."""
     block: tuple[int, int, int] = (0, 0, 0)
     """Voxels (d, h, w) of the blocks that are trained on and sampled in, told their place in the
@@ -64,10 +64,10 @@ def check_direct(method: str, diffusion: DiffusionConfig, direct: DirectConfig) 
             f"diffusion.schedule is {diffusion.schedule}, which is for method direct; "
             f"{method} needs a schedule of betas"
         )
-    if diffusion.schedule == "learned" and (direct.mixed or len(direct.makes) > 1):
+    if diffusion.schedule == "learned" and (direct.any_length or len(direct.makes) > 1):
         raise SettingsError(
-            "diffusion.schedule learned counts the bits of every voxel; leave direct.mixed and "
-            "labels in direct.makes out"
+            "diffusion.schedule learned counts the bits of every voxel: no direct.any_length, "
+            "and no labels in direct.makes"
         )
     if method != "direct" and diffusion.draw == "importance":
         raise SettingsError(

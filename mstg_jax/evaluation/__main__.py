@@ -81,7 +81,7 @@ def check(settings: Settings) -> None:
 
 def evaluate(settings: Settings) -> None:
     configs = read_configs(settings)
-    rows = [row for run, config in configs.items() for row in with_samplers(run, config, settings)]
+    rows = rows_of(configs, settings)
     from mstg_jax.data.pipeline import load_examples
     from mstg_jax.evaluation import records
     from mstg_jax.evaluation.comparing.comparison import compare
@@ -159,6 +159,10 @@ class Row(NamedTuple):
     run: Path
     config: Config
     sampler: str = ""
+
+
+def rows_of(configs: dict[Path, Config], settings: Settings) -> list[Row]:
+    return [row for run, config in configs.items() for row in with_samplers(run, config, settings)]
 
 
 def with_samplers(run: Path, config: Config, settings: Settings) -> list[Row]:

@@ -128,18 +128,18 @@ class Direct(Method):
         self, model: Any, ends: Ends, gammas: Float[Array, "b t"], key: PRNGKeyArray
     ) -> Generated:
         """Groups of `diffusion.frames`; a last group that is too short repeats its last gamma or,
-        where lengths are mixed, is told so."""
+        where training had any length, is told so."""
         batch, count = gammas.shape
         size = ends.ed.shape[1:4]
-        mixed = self.direct.mixed
-        group = self.diffusion.frames if mixed else min(self.diffusion.frames, count)
+        padded_up = self.direct.any_length
+        group = self.diffusion.frames if padded_up else min(self.diffusion.frames, count)
         padded = jnp.pad(gammas, [(0, 0), (0, -count % group)], mode="edge")
         groups = jnp.moveaxis(padded.reshape(batch, -1, group), 1, 0)
 
         def draw(at: tuple[Array, Float[Array, "b f"]]) -> Features:
             number, wanted = at
             places = number * group + jnp.arange(group)
-            here = jnp.broadcast_to((places < count) | (not mixed), wanted.shape)
+            here = jnp.broadcast_to((places < count) | (not padded_up), wanted.shape)
             known = nothing(wanted, size, self.direct)
             both = {"ed", "es"} & {*known.given}
             seen = known.given | dict.fromkeys(both, jnp.ones(batch, jnp.bool_))
@@ -231,7 +231,7 @@ class Direct(Method):
         """Every frame sees its noisy self and what is known; the share of the variance, if it is
         learned."""
         seen = as_input(level, x_t, self.diffusion.prediction)
-        if self.direct.mixed:
+        if self.direct.any_length:
             seen = seen * known.here.astype(seen.dtype)[:, :, None, None, None, None]
         made = self.made(model, seen, level, known)
         if self.diffusion.variance != "learned":

@@ -44,7 +44,7 @@ def known_of(
             return drawn < jax.random.uniform(share)
 
         known = known._replace(keys_at=jax.vmap(some)(keys_at))
-    if direct.mixed:
+    if direct.any_length:
 
         def lengths(key: Array) -> Array:
             """Any number of frames, any of them."""

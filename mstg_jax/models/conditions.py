@@ -62,7 +62,12 @@ def nothing(gammas: Float[Array, "b f"], size: tuple[int, ...], config: DirectCo
 def channel_count(config: DirectConfig) -> int:
     flags = config.drop > 0
     each = {"ed": 1 + flags, "es": 1 + flags, "keys": 2, "labels": STRUCTURES + 1}
-    return sum(each.get(name, 0) for name in config.given) + 1 + config.mixed + 3 * config.in_blocks
+    return (
+        sum(each.get(name, 0) for name in config.given)
+        + 1
+        + config.any_length
+        + 3 * config.in_blocks
+    )
 
 
 def channels(config: DirectConfig, known: Known) -> Features:
@@ -94,7 +99,7 @@ def channels(config: DirectConfig, known: Known) -> Features:
     if config.in_blocks:
         found.append(_position(known.place, shape))
     together = jnp.concatenate(found, axis=-1)
-    if not config.mixed:
+    if not config.any_length:
         return together
     here = spread(known.here.astype(jnp.float32))
     return jnp.concatenate([together * here, here], axis=-1)
