@@ -19,8 +19,6 @@ if TYPE_CHECKING:
     from mstg_jax.methods.base import Model
 
 log = logging.getLogger("mstg_jax.sample")
-LIKENESS = 0.95
-"""Correlation with a training frame from which a frame counts as its repetition."""
 
 
 @command("sample.py")
@@ -101,7 +99,7 @@ def sample_hearts(options: SampleConfig, run: Path, config: Config, out: Path) -
     """New patients, in a folder of ACDC's layout."""
     from mstg_jax import hearts
     from mstg_jax.data.pipeline import example_of, load_examples
-    from mstg_jax.evaluation.comparing.likeness import nearest, stacks, summarise
+    from mstg_jax.evaluation.comparing.likeness import REPEATED, nearest, stacks, summarise
     from mstg_jax.evaluation.showing.hearts import hearts_figure
 
     method, model = loaded(config, run, out, options.best, options.memory)
@@ -129,10 +127,10 @@ def sample_hearts(options: SampleConfig, run: Path, config: Config, out: Path) -
         matches[name] = nearest(heart.frames, heart.frames.max(0) > 0, training)
         records[name] = {"ejection_fraction": heart.ejection_fraction} | matches[name][0]._asdict()
         print(f"{name}: EF {heart.ejection_fraction:.0%} -> {out / name}")
-    alike = summarise(matches, LIKENESS)
+    alike = summarise(matches, REPEATED)
     print(
         f"most alike a training frame: {alike.closest}, correlation {alike.max:.3f}; "
-        f"{alike.share:.0%} of the frames at {LIKENESS} or more"
+        f"{alike.share:.0%} of the frames at {REPEATED} or more"
     )
     with files.writing("--out", out):
         write_metrics(out, records)

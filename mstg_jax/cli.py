@@ -12,6 +12,7 @@ from mstg_jax.config import (
     PRESETS,
     ClusterConfig,
     Config,
+    Group,
     Sampler,
     SettingsError,
     differences,
@@ -163,7 +164,7 @@ class SampleConfig:
     """The same for the variance of ddpm's and ddim's noise; see train.py's diffusion.variance."""
     spacing: Literal["uniform", "nonuniform"] | None = None
     """The same for the sampler's steps."""
-    group: Literal["NOR", "DCM", "MINF", "HCM", "RV"] | None = None
+    group: Group | None = None
     """New patients of this class, of a run of method direct that makes ED, ES and labels (see
     docs/family.md), written in ACDC's layout."""
     ef: float | None = None

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from jax import numpy as jnp
 
 from mstg_jax.config import Condition, Config, DiffusionConfig, DirectConfig, ModelConfig
+from mstg_jax.diffusion.process import Level
 from mstg_jax.methods.base import Ends
 from mstg_jax.methods.direct import Direct
 from mstg_jax.methods.given import dropped, made_of
@@ -82,8 +83,7 @@ def test_a_condition_is_seen_where_it_is_given(name):
     assert np.any(seen(0, [name]) != seen(0, ["no condition"]))
     without = (known_of(ALL, seed, others) for seed in (0, 1))
     first, second = without
-    field = {"keys": "keys"}.get(name, name)
-    changed = first._replace(**{field: getattr(second, field)})
+    changed = first._replace(**{name: getattr(second, name)})
     for make in (channels, vector):
         np.testing.assert_array_equal(make(ALL, first), make(ALL, changed))
 
@@ -147,7 +147,7 @@ def test_labels_that_are_made_count_where_they_are_known():
 
 def test_guidance_goes_from_nothing_given_through_what_is_given():
     known, x = known_of(ALL), jnp.ones((BATCH, FRAMES, *SIZE, 1))
-    level = jax.tree.map(lambda v: jnp.full(BATCH, v), _level())
+    level = Level(*(jnp.full(BATCH, value) for value in (0.8, 0.6, 3.0)))
 
     def made(scale):
         method = Direct(MODEL, DIFFUSION, replace(ALL, guidance=scale))
@@ -158,12 +158,6 @@ def test_guidance_goes_from_nothing_given_through_what_is_given():
     np.testing.assert_allclose(made(1.0), conditional, rtol=1e-6)
     np.testing.assert_allclose(made(0.0), free, rtol=1e-6)
     np.testing.assert_allclose(made(3.0), free + 3 * (conditional - free), rtol=1e-5)
-
-
-def _level():
-    from mstg_jax.diffusion.process import Level
-
-    return Level(0.8, 0.6, 3.0)
 
 
 def test_one_model_makes_frames_from_any_of_its_conditions():

@@ -3,8 +3,8 @@
 from mstg_jax.config.baselines import CGANConfig, R2NetConfig, RegisterConfig, UKANConfig
 from mstg_jax.config.checks import SettingsError, UserError
 from mstg_jax.config.cluster import ClusterConfig
-from mstg_jax.config.diffusion import DiffusionConfig, Prediction, Sampler, ScheduleName, Variance
-from mstg_jax.config.direct import GROUPS, SAMPLED, Condition, DirectConfig
+from mstg_jax.config.diffusion import DiffusionConfig, Prediction, Sampler, ScheduleName
+from mstg_jax.config.direct import GROUPS, SAMPLED, Condition, DirectConfig, Group
 from mstg_jax.config.mesh import MeshConfig
 from mstg_jax.config.motion import MotionConfig
 from mstg_jax.config.presets import FULL_PRESETS, PRESETS, tiny
@@ -34,6 +34,7 @@ __all__ = [
     "DataConfig",
     "DiffusionConfig",
     "DirectConfig",
+    "Group",
     "MeshConfig",
     "MethodName",
     "ModelConfig",
@@ -50,7 +51,6 @@ __all__ = [
     "TrainConfig",
     "UKANConfig",
     "UserError",
-    "Variance",
     "differences",
     "from_json",
     "tiny",

@@ -10,7 +10,6 @@ Prediction = Literal["eps", "x0", "v", "velocity", "edm"]
 ScheduleName = Literal[
     "linear", "cosine", "quad", "warmup10", "warmup50", "const", "jsd", "flow", "edm", "learned"
 ]
-Variance = Literal["posterior", "learned", "optimal"]
 
 
 @dataclass(frozen=True)
@@ -31,7 +30,7 @@ class DiffusionConfig:
     direct), or the sampler's alone (Fast-DDPM)."""
     spacing: Literal["uniform", "nonuniform"] = "uniform"
     """Steps of the sampler; nonuniform: 6 of 10 in the last 30 % (Fast-DDPM)."""
-    variance: Variance = "posterior"
+    variance: Literal["posterior", "learned", "optimal"] = "posterior"
     """Of the noise of ddpm's steps, and of ddim's: learned along with the prediction (Improved
     DDPM), or the optimal one of the trained denoiser (Analytic-DPM)."""
     log_snr: tuple[float, float] = (13.3, -5.0)

@@ -1,7 +1,7 @@
 """What method direct generates, and from what."""
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 from mstg_jax.config.checks import SettingsError, share
 from mstg_jax.config.diffusion import DiffusionConfig
@@ -9,7 +9,8 @@ from mstg_jax.config.diffusion import DiffusionConfig
 SAMPLED = ("direct", "ukan")
 """Methods whose frames come from reverse diffusion."""
 Condition = Literal["ed", "es", "keys", "labels", "group", "ef"]
-GROUPS = ("NOR", "DCM", "MINF", "HCM", "RV")
+Group = Literal["NOR", "DCM", "MINF", "HCM", "RV"]
+GROUPS = get_args(Group)
 """ACDC's classes: normal, dilated cardiomyopathy, infarction, hypertrophic cardiomyopathy,
 abnormal right ventricle."""
 

@@ -6,6 +6,7 @@ import logging
 import shutil
 from collections import Counter
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -70,7 +71,7 @@ class Example:
         steps = len(self.order) - 1
         return steps / len(self.cycle), float(steps)
 
-    @property
+    @cached_property
     def ejection_fraction(self) -> float | None:
         """Of the left ventricle, from the labels of ED and ES; None without any in ED."""
         ends = (self.cycle_labels.get(self.order[i]) for i in (0, -1))

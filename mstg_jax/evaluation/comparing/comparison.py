@@ -12,7 +12,14 @@ from jaxtyping import Float32
 
 from mstg_jax.data.acdc import read_patient
 from mstg_jax.data.pipeline import Example
-from mstg_jax.evaluation.comparing.likeness import Likeness, Match, Matches, nearest, summarise
+from mstg_jax.evaluation.comparing.likeness import (
+    REPEATED,
+    Likeness,
+    Match,
+    Matches,
+    nearest,
+    summarise,
+)
 from mstg_jax.evaluation.comparing.statistics import Interval, PairedTest, interval, paired_tests
 from mstg_jax.evaluation.scoring.measures import MOTION, PSNR, QUALITY, SECONDS, TESTED, Metric
 from mstg_jax.evaluation.scoring.native import NATIVE, native_sequence, native_truth
@@ -101,7 +108,7 @@ def compare(
     validation: Sequence[Example],
     *,
     protocol: str,
-    threshold: float = 0.95,
+    threshold: float = REPEATED,
     seed: int = 0,
 ) -> Comparison:
     """Scores of every contender, timed, and their frames strictly between ED and ES beside the

@@ -10,6 +10,9 @@ from jaxtyping import Bool, Float32
 
 from mstg_jax.evaluation.scoring.protocol import Truth
 
+REPEATED = 0.95
+"""Correlation from which a frame counts as the repetition of one."""
+
 
 class Match(NamedTuple):
     """The training frame most like a frame: position `frame` of `patient`, 0 at ED."""
